@@ -1,0 +1,296 @@
+"""Frames: one record an image, known by its content, and the sightings that say where it was found.
+
+A frame gets a dense integer `row` when its record is inserted, once and for good. Everything columnar is aligned by it, so the rows
+have no holes and become visible in order: the counter and the records move in one transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from itertools import islice
+from typing import Any, NewType, TypeVar
+
+from pymongo import ASCENDING, IndexModel, ReturnDocument, UpdateOne
+from pymongo.client_session import ClientSession
+from pymongo.errors import BulkWriteError, DuplicateKeyError
+
+from infra import database
+from infra.database import Db, Document
+from infra.errors import Conflict, InvalidInput, NotFound
+
+FrameId = NewType("FrameId", str)
+T = TypeVar("T")
+
+INDEXES: dict[str, list[IndexModel]] = {
+    "frames": [IndexModel([("row", ASCENDING)], unique=True), IndexModel([("drive", ASCENDING)])],
+    "sightings": [IndexModel([("frame_id", ASCENDING)])],
+    "counters": [],
+}
+
+_ROW_COUNTER = "frames.row"
+_ID_LENGTH = 32
+_SHORTEST_PREFIX = 6
+_LOOKUP_BATCH = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameFacts:
+    """What is known of an image before it has a row.
+
+    Attributes:
+        digest: SHA-256 of the file's bytes, 64 hex digits; the frame id is its first half.
+        width: Pixels, after EXIF orientation.
+        height: Pixels, after EXIF orientation.
+        format: As the decoder names it, for example `JPEG`.
+        captured_at: UTC, aware, to the millisecond.
+        drive: The recording session; frames of one drive are near-duplicates in time.
+        location: Latitude and longitude in degrees (WGS 84).
+        attributes: Whatever else the metadata said, by key.
+        source: The path or name it was first seen under; orders the frames of a drive where `captured_at` is missing.
+        object_key: The original bytes in the object store.
+        preview_key: The preview (JPEG) in the object store.
+        ingested_at: UTC, aware.
+    """
+
+    frame_id: FrameId
+    digest: str
+    width: int
+    height: int
+    format: str
+    size_bytes: int
+    captured_at: datetime | None = None
+    site: str | None = None
+    vehicle: str | None = None
+    drive: str | None = None
+    camera: str | None = None
+    location: tuple[float, float] | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    source: str
+    object_key: str
+    preview_key: str
+    ingested_at: datetime
+
+    def __post_init__(self) -> None:
+        """Checks that the id is the one its content gives.
+
+        Raises:
+            InvalidInput: The id and the digest disagree, or a size is not positive.
+        """
+        if len(self.digest) != 64 or self.frame_id != self.digest[:_ID_LENGTH]:
+            raise InvalidInput(f"frame {self.frame_id} does not belong to digest {self.digest}")
+        if self.width < 1 or self.height < 1:
+            raise InvalidInput(f"frame {self.frame_id} has no pixels ({self.width} x {self.height})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame(FrameFacts):
+    """One image of the fleet.
+
+    Attributes:
+        row: Dense index, handed out once and never reused; row i of every columnar thing is this frame.
+    """
+
+    row: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sighting:
+    """One place a frame was found at.
+
+    Attributes:
+        uri: Where the file was, for example `file:///...`.
+        seen_at: UTC, when it was first found there.
+    """
+
+    frame_id: FrameId
+    site: str | None
+    uri: str
+    seen_at: datetime
+
+
+def id_of(digest: str) -> FrameId:
+    """The frame id that a SHA-256 in hex gives."""
+    return FrameId(digest[:_ID_LENGTH])
+
+
+def to_the_millisecond(moment: datetime) -> datetime:
+    """Cuts what the database would cut, so that a record read back equals the one that was written."""
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def get(db: Db, frame_id: str) -> Frame:
+    """Fetches a frame by its id or by a unique beginning of it.
+
+    Args:
+        db: The database.
+        frame_id: 32 hex digits, or at least the first six.
+    Raises:
+        NotFound: No such frame.
+        InvalidInput: The beginning is too short, or several frames share it.
+    """
+    wanted = frame_id.strip().lower()
+    if not re.fullmatch(r"[0-9a-f]{1,32}", wanted):
+        raise NotFound(f"frame {frame_id!r} does not exist: frame ids are 32 hex digits", frame_id=frame_id)
+    if len(wanted) < _SHORTEST_PREFIX:
+        raise InvalidInput(
+            f"frame id {frame_id!r} is too short: give at least {_SHORTEST_PREFIX} digits", frame_id=frame_id
+        )
+    # "g" follows every hex digit, so this range is exactly the ids that begin with the wanted digits.
+    found = list(db.frames.find({"_id": {"$gte": wanted, "$lt": wanted + "g"}}).limit(2))
+    if not found:
+        raise NotFound(f"frame {frame_id} does not exist", frame_id=frame_id)
+    if len(found) > 1:
+        raise InvalidInput(f"several frames begin with {frame_id}: give more digits", frame_id=frame_id)
+    return from_document(found[0])
+
+
+def get_many(db: Db, ids: Iterable[FrameId]) -> dict[FrameId, Frame]:
+    """Fetches frames by full id; ids that do not exist are left out."""
+    found: dict[FrameId, Frame] = {}
+    for batch in _batched(dict.fromkeys(ids)):
+        for document in db.frames.find({"_id": {"$in": batch}}):
+            found[document["_id"]] = from_document(document)
+    return found
+
+
+def by_rows(db: Db, rows: Iterable[int]) -> list[Frame]:
+    """Fetches frames by row, in the order of the rows given.
+
+    Raises:
+        NotFound: A row that was never handed out.
+    """
+    wanted = [int(row) for row in rows]
+    found: dict[int, Frame] = {}
+    for batch in _batched(dict.fromkeys(wanted)):
+        for document in db.frames.find({"row": {"$in": batch}}):
+            found[document["row"]] = from_document(document)
+    missing = next((row for row in wanted if row not in found), None)
+    if missing is not None:
+        raise NotFound(f"no frame has row {missing}", row=missing)
+    return [found[row] for row in wanted]
+
+
+def documents(db: Db, *, start: int, stop: int | None = None, fields: Sequence[str]) -> Iterator[Document]:
+    """Streams chosen fields of the frames with `start <= row < stop`, by row; `_id` comes only when named.
+
+    For whoever walks the fleet: nothing is held but the cursor's batch.
+    """
+    bounds: Document = {"$gte": start} if stop is None else {"$gte": start, "$lt": stop}
+    projection = {"_id": 0} | dict.fromkeys(fields, 1)
+    yield from db.frames.find({"row": bounds}, projection).sort("row", ASCENDING).batch_size(2000)
+
+
+def row_count(db: Db) -> int:
+    """How many rows were handed out: frames with rows `0 .. row_count - 1` exist and can be read."""
+    counter = db.counters.find_one({"_id": _ROW_COUNTER})
+    return int(counter["next"]) if counter else 0
+
+
+def known(db: Db, ids: Iterable[FrameId]) -> dict[FrameId, Document]:
+    """The descriptive part (drive, site, attributes and so on) of those of `ids` that exist already."""
+    fields = ("captured_at", "site", "vehicle", "drive", "camera", "location", "attributes")
+    return {
+        document.pop("_id"): document
+        for batch in _batched(dict.fromkeys(ids))
+        for document in db.frames.find({"_id": {"$in": batch}}, dict.fromkeys(fields, 1))
+    }
+
+
+def register(db: Db, facts: Sequence[FrameFacts]) -> set[FrameId]:
+    """Gives the new ones among `facts` their rows and records, all or none.
+
+    Several processes may register the same frames at once: the first one's facts stay. Rows follow the order of `facts`.
+
+    Returns:
+        The ids that this call added.
+    """
+    first: dict[FrameId, FrameFacts] = {}
+    for one in facts:
+        first.setdefault(one.frame_id, one)
+    unique = list(first.values())
+    if not unique:
+        return set()
+    _make_counter(db)
+
+    def add(session: ClientSession) -> set[FrameId]:
+        ids = [one.frame_id for one in unique]
+        present = {found["_id"] for found in db.frames.find({"_id": {"$in": ids}}, {"_id": 1}, session=session)}
+        new = [one for one in unique if one.frame_id not in present]
+        if not new:
+            return set()
+        # Whoever registers at the same time collides here, before anything is inserted, and starts again with a fresh view.
+        counter = db.counters.find_one_and_update(
+            {"_id": _ROW_COUNTER}, {"$inc": {"next": len(new)}}, return_document=ReturnDocument.AFTER, session=session
+        )
+        if counter is None:
+            raise Conflict("the row counter is gone from the database; restore the collection `counters`")
+        first_row = counter["next"] - len(new)
+        db.frames.insert_many([_to_document(one, row=first_row + i) for i, one in enumerate(new)], session=session)
+        return {one.frame_id for one in new}
+
+    return database.transaction(db, add)
+
+
+def add_sightings(db: Db, sightings: Sequence[Sighting]) -> int:
+    """Records where frames were found; a place that is known already stays as it is.
+
+    Returns:
+        How many were new.
+    """
+    if not sightings:
+        return 0
+    upserts = [UpdateOne({"_id": _sighting_key(one)}, {"$setOnInsert": asdict(one)}, upsert=True) for one in sightings]
+    try:
+        return int(db.sightings.bulk_write(upserts, ordered=False).upserted_count)
+    except BulkWriteError as error:
+        # Another process upserting the same sighting at the same moment is not a failure: it is there.
+        details: Document = dict(error.details or {})
+        if any(one.get("code") != 11000 for one in details["writeErrors"]):
+            raise
+        return int(details["nUpserted"])
+
+
+def sightings_of(db: Db, frame_id: FrameId) -> list[Sighting]:
+    """Where a frame was found, first find first."""
+    found = db.sightings.find({"frame_id": frame_id}, {"_id": 0}).sort([("seen_at", ASCENDING), ("_id", ASCENDING)])
+    return [Sighting(**document) for document in found]
+
+
+def from_document(document: Mapping[str, Any]) -> Frame:
+    """The frame that a stored document holds."""
+    fields = dict(document)
+    fields["frame_id"] = FrameId(fields.pop("_id"))
+    fields["location"] = tuple(fields["location"]) if fields.get("location") else None
+    return Frame(**fields)
+
+
+def _to_document(facts: FrameFacts, *, row: int) -> Document:
+    document = asdict(facts)
+    document["_id"] = document.pop("frame_id")
+    document["location"] = list(facts.location) if facts.location else None
+    return document | {"row": row}
+
+
+def _make_counter(db: Db) -> None:
+    # Made outside the transaction: two first transactions would otherwise race on the insert instead of colliding on the update.
+    if db.counters.find_one({"_id": _ROW_COUNTER}, {"_id": 1}) is None:
+        try:
+            db.counters.update_one({"_id": _ROW_COUNTER}, {"$setOnInsert": {"next": 0}}, upsert=True)
+        except DuplicateKeyError:
+            return
+
+
+def _sighting_key(sighting: Sighting) -> str:
+    # Addresses can be longer than an index key may be.
+    text = "\0".join((sighting.frame_id, sighting.site or "", sighting.uri))
+    return hashlib.sha256(text.encode()).hexdigest()[:_ID_LENGTH]
+
+
+def _batched(items: Iterable[T]) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, _LOOKUP_BATCH)):
+        yield batch

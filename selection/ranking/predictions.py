@@ -1,0 +1,93 @@
+"""What a model thinks of the fleet: its prediction shards, as scores aligned by row and as probabilities of single rows."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.errors import InvalidInput
+from infra.platform import Platform
+from selection import shards
+from selection.growing_array import GrowingArray
+from selection.ranking.acquisition import SCORES
+from selection.shards import Shard
+
+
+class Predictions:
+    """Scores and probabilities of one model. Not safe to refresh from two threads at once."""
+
+    def __init__(self, platform: Platform, model_id: str) -> None:
+        """Loads nothing yet: call `refresh` before asking for scores; probabilities need no refresh."""
+        self._platform = platform
+        self._model_id = model_id
+        self._seen: set[tuple[str, str]] = set()
+        self._extent = (0, 0)
+        self._scores = {name: GrowingArray(np.float32, default=np.nan) for name in SCORES}
+
+    def refresh(self) -> None:
+        """Takes in the scores of shards committed since the last time. A corrupt one is left out until it was made again."""
+        database = self._platform.database
+        if shards.extent(database, "predictions", self._model_id) == self._extent:
+            return
+        taken: list[Shard] = []
+        for record in shards.records(database, "predictions", self._model_id):
+            if (record.shard_id, record.digest) in self._seen:
+                taken.append(record)
+                continue
+            try:
+                table = shards.read(self._platform, record)
+            except shards.CorruptShard:
+                continue
+            for name, scores in self._scores.items():
+                scores.pad(record.stop)
+                scores.all[record.start : record.stop] = table.column(name).to_numpy()
+            self._seen.add((record.shard_id, record.digest))
+            taken.append(record)
+        # A corrupt one does not count, so that its replacement is noticed.
+        self._extent = (len(taken), sum(record.rows for record in taken))
+
+    def known(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of the rows the model has seen and could read; shape as `rows`."""
+        scored = self._scores[next(iter(SCORES))].all
+        found = np.zeros(len(rows), dtype=bool)
+        inside = rows < len(scored)
+        found[inside] = ~np.isnan(scored[rows[inside]])
+        return found
+
+    def score(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """An acquisition score for rows that are `known`.
+
+        Returns:
+            Shape as `rows`, in [0, 1].
+        Raises:
+            InvalidInput: There is no score of that name.
+        """
+        if name not in self._scores:
+            raise InvalidInput(f"there is no acquisition function {name!r}: choose {', '.join(SCORES)} or random")
+        return self._scores[name].all[rows]
+
+    def probabilities_by_row(self, rows: Sequence[int]) -> dict[int, NDArray[np.float32]]:
+        """Probabilities, shape (C,), for those of the rows that the model has seen and could read. Reads only the shards they are in."""
+        listed = shards.records(self._platform.database, "predictions", self._model_id)
+        wanted: dict[int, list[int]] = {}
+        starts = [record.start for record in listed]
+        for row in dict.fromkeys(int(row) for row in rows):
+            number = bisect_right(starts, row) - 1
+            if number >= 0 and row < listed[number].stop:
+                wanted.setdefault(number, []).append(row)
+        found: dict[int, NDArray[np.float32]] = {}
+        for number, rows_here in wanted.items():
+            found |= self._probabilities(listed[number], rows_here)
+        return found
+
+    def _probabilities(self, record: Shard, rows: Sequence[int]) -> dict[int, NDArray[np.float32]]:
+        try:
+            table = shards.read(self._platform, record)
+        except shards.CorruptShard:
+            return {}
+        column = table.column("probability")
+        values = ((row, column[row - record.start].as_py()) for row in rows)
+        return {row: np.asarray(value, dtype=np.float32) for row, value in values if value is not None}

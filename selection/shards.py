@@ -1,0 +1,228 @@
+"""Shards: immutable files with values for a range of rows from one producer, in Arrow IPC.
+
+A shard exists when its record is inserted, and not before: the file is written first, under a name that holds its digest, so a killed
+writer leaves a file that nobody reads and two writers never overwrite one another. Readers check the digest; a file that does not fit
+its record loses the record, and so its rows are a gap again that the reconcilers fill.
+
+Kinds: `vectors` (producer: an encoder) with `row: int64` and `vector: fixed_size_list<float16>[d]` of unit length, null where a frame
+cannot be encoded; `predictions` (producer: a model) with `row`, `probability: fixed_size_list<float32>[classes]` and one float32 column
+an acquisition score.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from pymongo import ASCENDING, IndexModel
+from pymongo.errors import DuplicateKeyError
+
+from infra.database import Db, Document, retrying
+from infra.errors import InvalidInput, MlplError, NotFound
+from infra.logs import get_logger
+from infra.platform import Platform
+from selection.fleet import frames
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ShardKind = Literal["vectors", "predictions"]
+
+FORMAT_VERSION = 1
+BLOCK_ROWS = 4096
+INDEXES: dict[str, list[IndexModel]] = {
+    "shards": [IndexModel([("kind", ASCENDING), ("producer", ASCENDING), ("start", ASCENDING)], unique=True)]
+}
+
+_log = get_logger(__name__)
+
+
+class CorruptShard(MlplError):
+    """A shard's file is missing or is not what was written; its record is gone, so it will be made again."""
+
+    code = "corrupt_shard"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """The record of one shard.
+
+    Attributes:
+        producer: The encoder id or model id the values come from.
+        start: First row.
+        stop: One past the last row.
+        digest: SHA-256 of the file, 64 hex digits.
+        rows: `stop - start`.
+    """
+
+    kind: ShardKind
+    producer: str
+    start: int
+    stop: int
+    rows: int
+    object_key: str
+    digest: str
+    created_at: datetime
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def shard_id(self) -> str:
+        """What the record is stored under: one shard begins at a row, never two."""
+        return f"{self.kind}:{self.producer}:{self.start:012d}"
+
+
+def gaps(db: Db, kind: ShardKind, producer: str, row_count: int, *, block: int = BLOCK_ROWS) -> list[tuple[int, int]]:
+    """The rows below `row_count` that no shard of this producer covers, in pieces that do not cross a multiple of `block`.
+
+    Returns:
+        Pieces `(start, stop)`, ascending. Two processes that see the fleet at different sizes may get pieces of different length, but
+        with the same start, so only one of them can be committed.
+    """
+    query = {"kind": kind, "producer": producer}
+    covered = db.shards.find(query, {"_id": 0, "start": 1, "stop": 1}).sort("start", ASCENDING)
+    missing: list[tuple[int, int]] = []
+    reached = 0
+    for shard in covered:
+        _cut(missing, start=reached, stop=min(int(shard["start"]), row_count), block=block)
+        reached = max(reached, int(shard["stop"]))
+    _cut(missing, start=reached, stop=row_count, block=block)
+    return missing
+
+
+def records(db: Db, kind: ShardKind, producer: str) -> list[Shard]:
+    """All shards of a producer, by first row."""
+    found = db.shards.find({"kind": kind, "producer": producer}, {"_id": 0}).sort("start", ASCENDING)
+    return [Shard(**document) for document in found]
+
+
+def extent(db: Db, kind: ShardKind, producer: str) -> tuple[int, int]:
+    """How many shards a producer has, and how many rows they hold; cheap enough to ask before every search."""
+    pipeline: list[Document] = [
+        {"$match": {"kind": kind, "producer": producer}},
+        {"$group": {"_id": None, "shards": {"$sum": 1}, "rows": {"$sum": "$rows"}}},
+    ]
+    for group in db.shards.aggregate(pipeline):
+        return int(group["shards"]), int(group["rows"])
+    return 0, 0
+
+
+def row_total(db: Db, kind: ShardKind, producer: str) -> int:
+    """How many rows a producer has values for."""
+    return extent(db, kind, producer)[1]
+
+
+def write(platform: Platform, kind: ShardKind, producer: str, start: int, stop: int, table: pa.Table) -> Shard | None:
+    """Writes the file, then commits it by inserting its record.
+
+    Args:
+        platform: Where to write.
+        kind: What the values are.
+        producer: Who made them.
+        start: First row.
+        stop: One past the last row.
+        table: One line a row, with a column `row` holding `start .. stop - 1` in order.
+    Returns:
+        The record, or None when someone else had committed a shard with this start before: ours is discarded.
+    Raises:
+        InvalidInput: The table does not cover exactly the range.
+    """
+    _check(table, kind=kind, start=start, stop=stop)
+    data = _to_bytes(table, {"kind": kind, "producer": producer, "format_version": str(FORMAT_VERSION)})
+    digest = hashlib.sha256(data).hexdigest()
+    shard = Shard(
+        kind=kind,
+        producer=producer,
+        start=start,
+        stop=stop,
+        rows=stop - start,
+        object_key=f"shards/{kind}/{_as_folder(producer)}/{start:012d}-{stop:012d}-{digest[:16]}.arrow",
+        digest=digest,
+        created_at=frames.to_the_millisecond(datetime.now(UTC)),
+    )
+    platform.objects.put(shard.object_key, data)
+    if _insert(platform.database, shard):
+        return shard
+    # The winner may have written the very same bytes under the very same name; those are its to keep.
+    winner = platform.database.shards.find_one({"_id": shard.shard_id})
+    if winner is not None and winner["object_key"] != shard.object_key:
+        platform.objects.delete(shard.object_key)
+    return None
+
+
+def read(platform: Platform, shard: Shard) -> pa.Table:
+    """The values of a shard.
+
+    Raises:
+        CorruptShard: The file is gone, damaged, or of a format this version does not know. Its record was removed.
+    """
+    try:
+        data = platform.objects.get(shard.object_key)
+    except NotFound:
+        raise _condemned(platform.database, shard, reason="its file is missing") from None
+    if hashlib.sha256(data).hexdigest() != shard.digest:
+        raise _condemned(platform.database, shard, reason="its file is damaged")
+    if shard.format_version != FORMAT_VERSION:
+        raise _condemned(platform.database, shard, reason=f"format {shard.format_version} is not readable here")
+    import pyarrow as pa
+
+    with pa.ipc.open_file(pa.BufferReader(data)) as reader:
+        return reader.read_all()
+
+
+def _insert(db: Db, shard: Shard) -> bool:
+    def attempt() -> bool:
+        try:
+            db.shards.insert_one({"_id": shard.shard_id, **asdict(shard)})
+        except DuplicateKeyError:
+            # Ours, when the answer to an earlier attempt was lost on the way.
+            mine = {"_id": shard.shard_id, "digest": shard.digest, "created_at": shard.created_at}
+            return db.shards.find_one(mine) is not None
+        return True
+
+    return retrying(attempt)
+
+
+def _condemned(db: Db, shard: Shard, *, reason: str) -> CorruptShard:
+    # By digest too: another process may have replaced the record already.
+    db.shards.delete_one({"_id": shard.shard_id, "digest": shard.digest})
+    _log.warning("shard_corrupt", shard_id=shard.shard_id, object_key=shard.object_key, reason=reason)
+    return CorruptShard(f"shard {shard.shard_id} is unusable: {reason}; it will be made again", shard_id=shard.shard_id)
+
+
+def _check(table: pa.Table, *, kind: str, start: int, stop: int) -> None:
+    if kind not in get_args(ShardKind):
+        raise InvalidInput(f"there is no kind of shard named {kind!r}")
+    rows = table.column("row").to_numpy()
+    if (
+        not 0 <= start < stop
+        or len(rows) != stop - start
+        or rows[0] != start
+        or bool((rows[1:] != rows[:-1] + 1).any())
+    ):
+        raise InvalidInput(f"the table does not hold rows {start} to {stop - 1} in order")
+
+
+def _to_bytes(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
+    import pyarrow as pa
+
+    described = table.replace_schema_metadata(dict(metadata))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, described.schema) as writer:
+        writer.write_table(described)
+    data: Any = sink.getvalue().to_pybytes()
+    return bytes(data)
+
+
+def _cut(pieces: list[tuple[int, int]], *, start: int, stop: int, block: int) -> None:
+    while start < stop:
+        end = min(stop, (start // block + 1) * block)
+        pieces.append((start, end))
+        start = end
+
+
+def _as_folder(producer: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._=@+-]", "_", producer)

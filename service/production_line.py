@@ -1,0 +1,37 @@
+"""Opens everything a process of the production line works with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pymongo import IndexModel
+
+from annotation import batches, datasets, labels, splits
+from annotation.backends import simulated
+from infra.database import Db, ensure_indexes
+from infra.platform import Platform, open_platform
+from infra.settings import Settings
+from selection import shards
+from selection.embedding import encoders
+from selection.fleet import frames, ingest
+from training import models, workflows
+
+_OWNERS = (frames, ingest, encoders, shards, labels, batches, splits, datasets, models, workflows, simulated)
+
+
+@contextmanager
+def open_line(settings: Settings) -> Iterator[Platform]:
+    """Opens the stores and puts every collection's indexes in place."""
+    with open_platform(settings) as platform:
+        prepare(platform.database)
+        yield platform
+
+
+def prepare(db: Db) -> None:
+    """Creates the indexes that the rooms declare; those that are there already cost nothing."""
+    wanted: dict[str, list[IndexModel]] = {}
+    for owner in _OWNERS:
+        for collection, indexes in owner.INDEXES.items():
+            wanted.setdefault(collection, []).extend(indexes)
+    ensure_indexes(db, wanted)

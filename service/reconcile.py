@@ -1,0 +1,251 @@
+"""Reconcilers: long work as the difference between what is and what should be.
+
+Each function here closes one difference as far as it can now and says whether it changed anything. `Reconcilers` runs them beside the API,
+each in its own thread. What a killed process leaves behind is simply a difference that the next one finds.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from annotation import batches, tasks
+from annotation.batches import Batch
+from annotation.tasks import Task
+from infra.database import as_trouble
+from infra.errors import BackendUnavailable, Conflict, MlplError
+from infra.logs import get_logger
+from infra.platform import Platform
+from service import data_line, labelling, model_line
+from training import models, workflows
+from training.executors.protocol import Executor
+
+if TYPE_CHECKING:
+    from service.curator import Curator
+
+log = get_logger(__name__)
+
+CORRECTIONS_FOR = timedelta(days=7)
+CORRECTIONS_EVERY = timedelta(seconds=60)
+
+T = TypeVar("T")
+ReconcilerState = Literal["idle", "working", "waiting", "stopped"]
+
+
+def embed(platform: Platform, curator: Curator) -> bool:
+    """Gives every row a vector from the current encoder."""
+    from selection import shards
+    from selection.embedding import embed as embedding
+    from selection.fleet import frames
+
+    encoder_id = curator.encoder_id()
+    if not shards.gaps(platform.database, "vectors", encoder_id, frames.row_count(platform.database)):
+        return False
+    return embedding.embed_missing(platform, curator.encoder()) > 0
+
+
+def predict(platform: Platform) -> bool:
+    """Gives every row predictions from each task's current model."""
+    from selection import shards
+    from selection.fleet import frames
+
+    db = platform.database
+
+    def of_task(task: Task) -> bool:
+        model = models.current(db, task.task_id)
+        if model is None or not shards.gaps(db, "predictions", model.model_id, frames.row_count(db)):
+            return False
+        from training import prediction
+
+        rows = prediction.predict_missing(
+            platform, model_id=model.model_id, model_key=model.artifact_key, model_digest=model.artifact_digest
+        )
+        return rows > 0
+
+    return _each(tasks.list_all(db), of_task)
+
+
+def annotate(platform: Platform, *, clock: Callable[[], datetime]) -> bool:
+    """Brings home the answers of open batches, and corrections to complete ones."""
+    db = platform.database
+
+    def of_batch(batch: Batch) -> bool:
+        if batch.state == "complete" and not _wants_corrections(batch, now=clock()):
+            return False
+        try:
+            backend = labelling.backend_of(platform, batch)
+            before = batches.progress(db, batch.batch_id)
+            return before != data_line.sync_batch(platform, batch.batch_id, backend=backend, clock=clock, patience_s=0)
+        except Conflict as exc:
+            log.debug("batch_busy", batch_id=batch.batch_id, reason=exc.message)
+        except MlplError as exc:
+            # Nobody waits for corrections to a complete batch; an open one is work that stands still.
+            if batch.state == "open":
+                raise
+            log.debug("corrections_wait", batch_id=batch.batch_id, reason=exc.message)
+        return False
+
+    return _each(batches.to_collect(db, completed_after=clock() - CORRECTIONS_FOR), of_batch)
+
+
+def trigger(platform: Platform, *, clock: Callable[[], datetime]) -> bool:
+    """Starts the workflow of each batch that is complete. Its id is made from the batch's, so that one batch starts one workflow, ever."""
+    db = platform.database
+
+    def of_batch(batch: Batch) -> bool:
+        workflow = workflows.start(
+            db,
+            workflow_id=f"wf-{batch.batch_id}",
+            task_id=batch.task_id,
+            cause={"kind": "batch", "batch_id": batch.batch_id},
+            hyperparameters=tasks.get(db, batch.task_id).training,
+            now=clock(),
+        )
+        batches.mark_triggered(db, batch.batch_id, workflow_id=workflow.workflow_id)
+        log.info("training_triggered", batch_id=batch.batch_id, workflow_id=workflow.workflow_id)
+        return True
+
+    return _each(batches.untriggered(db), of_batch)
+
+
+def advance_workflows(
+    platform: Platform, curator: Curator, *, executor: Executor, clock: Callable[[], datetime]
+) -> bool:
+    """Takes the workflow further whose turn it is in each task."""
+
+    def of_task(task_id: str) -> bool:
+        return model_line.advance_task(platform, task_id, executor=executor, columns=curator.columns(), clock=clock)
+
+    return _each(workflows.unfinished_tasks(platform.database), of_task)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconcilerStatus:
+    """How a reconciler is doing, for the status page.
+
+    Attributes:
+        last_error: The last thing that went wrong, None after a round that went well.
+    """
+
+    name: str
+    state: ReconcilerState = "idle"
+    last_run_at: datetime | None = None
+    last_error: str | None = None
+
+
+class Reconcilers:
+    """Runs all reconcilers in threads of this process until stopped."""
+
+    def __init__(self, platform: Platform, curator: Curator, executor: Executor) -> None:
+        """Starts nothing yet.
+
+        Args:
+            platform: Shared by all threads.
+            curator: Holder of the encoder, the index and the filter columns.
+            executor: Runs training jobs.
+        """
+        clock = now_utc
+        self._rounds: dict[str, Callable[[], bool]] = {
+            "embed": lambda: embed(platform, curator),
+            "predict": lambda: predict(platform),
+            "annotate": lambda: annotate(platform, clock=clock),
+            "trigger": lambda: trigger(platform, clock=clock),
+            "workflow": lambda: advance_workflows(platform, curator, executor=executor, clock=clock),
+        }
+        self._interval_s = platform.settings.poll_interval_s
+        self._statuses = {name: ReconcilerStatus(name=name) for name in self._rounds}
+        self._stopping = threading.Event()
+        self._woken = {name: threading.Event() for name in self._rounds}
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Starts the threads."""
+        for name in self._rounds:
+            thread = threading.Thread(target=self._run, args=(name,), name=f"reconcile-{name}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self, *, timeout_s: float = 10.0) -> None:
+        """Asks the threads to end after the piece they are at. What they leave is found by the next process."""
+        self._stopping.set()
+        self.wake()
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def wake(self) -> None:
+        """Something changed: look now rather than at the next round."""
+        for event in self._woken.values():
+            event.set()
+
+    def states(self) -> list[ReconcilerStatus]:
+        """How each is doing."""
+        return list(self._statuses.values())
+
+    def _run(self, name: str) -> None:
+        while not self._stopping.is_set():
+            self._woken[name].clear()
+            self._note(name, state="working")
+            changed, wait_s, error = False, self._interval_s, None
+            try:
+                changed = self._rounds[name]()
+            except BackendUnavailable as exc:
+                wait_s, error = max(exc.retry_after_s, self._interval_s), exc.message
+                log.warning("reconciler_waits", reconciler=name, reason=exc.message)
+            except MlplError as exc:
+                error = exc.message
+                log.warning("reconciler_failed", reconciler=name, reason=exc.message)
+            except Exception as exc:
+                trouble = as_trouble(exc)
+                if trouble is not None:
+                    error = trouble.message
+                    log.warning("reconciler_waits", reconciler=name, reason=error)
+                else:
+                    error = repr(exc)
+                    log.exception("reconciler_crashed", reconciler=name)
+            self._note(name, state="waiting" if error else "idle", last_run_at=now_utc(), last_error=error)
+            if changed and not error:
+                self.wake()  # One's work is often the next one's difference.
+            self._woken[name].wait(wait_s)
+        self._note(name, state="stopped")
+
+    def _note(self, name: str, **changes: object) -> None:
+        self._statuses[name] = replace(self._statuses[name], **changes)  # type: ignore[arg-type]
+
+
+@contextmanager
+def running(platform: Platform, curator: Curator, executor: Executor) -> Iterator[Reconcilers]:
+    """Reconcilers that run while the block does."""
+    reconcilers = Reconcilers(platform, curator, executor)
+    reconcilers.start()
+    try:
+        yield reconcilers
+    finally:
+        reconcilers.stop()
+
+
+def now_utc() -> datetime:
+    """The clock of this process."""
+    return datetime.now(UTC)
+
+
+def _each(pieces: Iterable[T], close: Callable[[T], bool]) -> bool:
+    """Closes every piece of a difference: what is wrong with one must not keep the others waiting, so it is raised at the end."""
+    changed, trouble = False, None
+    for piece in pieces:
+        try:
+            changed = close(piece) or changed
+        except MlplError as exc:
+            trouble = trouble or exc
+    if trouble is not None:
+        raise trouble
+    return changed
+
+
+def _wants_corrections(batch: Batch, *, now: datetime) -> bool:
+    return batch.rang_at is not None or batch.collected_at is None or now - batch.collected_at > CORRECTIONS_EVERY

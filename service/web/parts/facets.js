@@ -1,0 +1,122 @@
+// The filters beside the grid: every value with its count. A click adds it, the next turns it around, the third takes it away.
+
+import { h, put, s } from "./dom.js";
+import { count, words } from "./format.js";
+
+const SHOWN = 8;
+const FIRST = ["site", "camera", "vehicle"];
+const LAST = ["drive"];
+const store = window.localStorage;
+
+/** `change(key, value, next)` gets "on", "off" (turned around) or null (taken away); `terms()` is the filter as it is now. */
+export function facetPanel({ change, terms }) {
+  const node = h("aside.facets", { "aria-label": "Filters" });
+  const wide = new Set();
+  const sought = new Map();
+  let last = null;
+
+  function draw(found) {
+    last = found;
+    const keys = order(found.facets);
+    const top = node.scrollTop;
+    put(node, keys.map((key) => group(key, found)));
+    node.scrollTop = top;
+  }
+
+  function group(key, { facets }) {
+    const states = statesOf(key, terms());
+    const values = Object.entries(facets[key]);
+    for (const value of states.keys()) {
+      if (!values.some(([name]) => name.toLowerCase() === value) && !value.endsWith("*")) values.push([value, 0]);
+    }
+    const most = Math.max(1, ...values.map(([, n]) => n));
+    const needle = (sought.get(key) || "").toLowerCase();
+    const matching = needle ? values.filter(([name]) => name.toLowerCase().includes(needle)) : values;
+    const shown = wide.has(key) || needle ? matching : matching.filter(([name], i) => i < SHOWN || states.has(name.toLowerCase()));
+    const isShut = (store.getItem(`facet.${key}`) ?? (LAST.includes(key) || isWordy(facets[key]) ? "shut" : "open")) === "shut" && !states.size;
+    const title = h("button", { "aria-expanded": !isShut, onclick: () => (store.setItem(`facet.${key}`, isShut ? "open" : "shut"), draw(last)) },
+      s("svg.turn", { viewBox: "0 0 8 8" }, s("path", { d: "M2 1l4 3-4 3z", fill: "currentColor" })), words(key), h("span.n", null, count(values.length)));
+    return h(isShut ? "div.facet.shut" : "div.facet", { "data-key": key }, title, h("div.values", null,
+      values.length > 20 && find(key),
+      shown.map(([name, n]) => value(key, name, n, most, states.get(name.toLowerCase()))),
+      !needle && matching.length > shown.length && h("button.quiet.more", { onclick: () => (wide.add(key), draw(last)) }, `${matching.length - shown.length} more`),
+      !needle && wide.has(key) && matching.length > SHOWN && h("button.quiet.more", { onclick: () => (wide.delete(key), draw(last)) }, "fewer")));
+  }
+
+  function find(key) {
+    const input = h("input.find", { placeholder: `Find ${words(key)}`, value: sought.get(key) || "", "aria-label": `Find ${words(key)}` });
+    input.addEventListener("input", () => {
+      sought.set(key, input.value);
+      draw(last);
+      const again = node.querySelector(`[data-key="${CSS.escape(key)}"] .find`);
+      again?.focus();
+      again?.setSelectionRange(again.value.length, again.value.length);
+    });
+    return input;
+  }
+
+  function value(key, name, n, most, state) {
+    const hint = state === "on" ? "Click to leave these out" : state === "off" ? "Click to remove the filter" : "Click to show only these";
+    const classes = [state, n === 0 && "zero"].filter(Boolean).map((one) => `.${one}`).join("");
+    return h(`button.value${classes}`, { title: `${name}: ${hint}`, "aria-pressed": state === "on", style: { "--share": n / most }, onclick: () => change(key, name, next(key, name)) },
+      h("span.name", null, name), h("span.count", null, state === "off" ? `−${count(n)}` : count(n)));
+  }
+
+  /** What a click on a value leads to, from the filter as it is at that moment: the counts may still be on their way. */
+  function next(key, name) {
+    const state = statesOf(key, terms()).get(name.toLowerCase());
+    return state === "on" ? "off" : state === "off" ? null : "on";
+  }
+
+  return { node, draw, redraw: () => last && draw(last) };
+}
+
+/** value (folded) -> "on" or "off" for one key. */
+function statesOf(key, terms) {
+  const states = new Map();
+  for (const term of terms) {
+    if (plain(term.key) !== plain(key)) continue;
+    for (const value of term.values) states.set(value, term.negated ? "off" : "on");
+  }
+  return states;
+}
+
+/** Where the frames come from first, then what describes them in a word or two; sentences, and keys with very many values, last. */
+function order(facets) {
+  const place = (key) => {
+    if (FIRST.includes(key)) return FIRST.indexOf(key);
+    if (isWordy(facets[key])) return 300;
+    if (LAST.includes(key)) return 200;
+    return Object.keys(facets[key]).length > 20 ? 150 : 100;
+  };
+  return Object.keys(facets).sort((a, b) => place(a) - place(b) || a.localeCompare(b));
+}
+
+function isWordy(counts) {
+  const names = Object.keys(counts);
+  return names.reduce((sum, name) => sum + name.length, 0) / Math.max(1, names.length) > 22;
+}
+
+export const plain = (key) => key.replace(/^attributes\./, "");
+
+/** The filter text after one value was set to "on", "off" or null. `terms` is the filter as the server took it apart. */
+export function changedWhere(terms, key, value, next) {
+  const folded = value.toLowerCase();
+  const kept = [];
+  let on = [];
+  for (const term of terms) {
+    if (plain(term.key) !== plain(key) || ["after", "before"].includes(term.key)) {
+      kept.push(term.text);
+      continue;
+    }
+    const values = term.values.filter((one) => one !== folded);
+    if (!term.negated) on = on.concat(values);
+    else if (values.length) kept.push(`-${key}:${values.map(quoted).join(",")}`);
+  }
+  if (next === "on") on.push(folded);
+  if (on.length) kept.push(`${key}:${on.map(quoted).join(",")}`);
+  if (next === "off") kept.push(`-${key}:${quoted(folded)}`);
+  return kept.join(" ");
+}
+
+const quoted = (value) => (/^[^\s",*\\]+\*?$/.test(value) ? value : `"${value.replace(/[\\"]/g, "\\$&")}"`);

@@ -1,0 +1,28 @@
+// The keys, as "?" lists them.
+
+import { h } from "./dom.js";
+
+const KEYS = [
+  ["/", "Search box"],
+  ["← ↑ ↓ →", "Move in the grid; in the large view, the frame before or after"],
+  ["Enter", "Open the frame"],
+  ["x or space", "Select"],
+  ["Shift + click, Shift + arrows", "Select a range"],
+  ["b", "Add the selection to a batch"],
+  ["m", "More like this frame"],
+  ["t", "Trace of this frame"],
+  ["+ and −", "Larger or smaller thumbnails"],
+  ["Esc", "Back: close the large view, then clear the selection"],
+  ["?", "This list"],
+];
+
+export function showKeys() {
+  const close = () => dialog.close();
+  const dialog = h("dialog", { "aria-label": "Keys", onclose: () => dialog.remove() },
+    h("form", { method: "dialog" },
+      h("h2", null, "Keys"),
+      h("div.keys", null, KEYS.map(([key, what]) => [h("div", null, h("kbd", null, key)), h("div.dim", null, what)])),
+      h("div.foot", null, h("button", { type: "button", onclick: close }, "Close"))));
+  document.body.append(dialog);
+  dialog.showModal();
+}

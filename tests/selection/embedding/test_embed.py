@@ -1,0 +1,139 @@
+"""Embedding: every row once, from previews, whoever does it and whatever breaks."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from infra import leases
+from selection import shards
+from selection.embedding import embed
+from selection.embedding.index import VectorIndex
+from selection.fleet import frames, images
+
+
+class ColourEncoder:
+    """Knows the mean colour of an image."""
+
+    encoder_id = "enc-1"
+    dimension = 3
+
+    def __init__(self, after_batch: Callable[[], None] = lambda: None) -> None:
+        self.seen = 0
+        self._after_batch = after_batch
+
+    def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        self.seen += len(images)
+        self._after_batch()
+        colours = np.stack([np.asarray(image).mean(axis=(0, 1)) for image in images]).astype(np.float32)
+        return colours / np.linalg.norm(colours, axis=1, keepdims=True)
+
+
+def _jpeg(colour: tuple[int, int, int]) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (32, 24), colour).save(file, format="JPEG")
+    return file.getvalue()
+
+
+def _colour(row: int) -> tuple[int, int, int]:
+    return ((255, 20, 20), (20, 255, 20), (20, 20, 255))[row % 3]
+
+
+@pytest.fixture
+def coloured(fleet: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Thirty frames in three colours, embedded in pieces of eight."""
+    monkeypatch.setattr(embed, "BATCH_FRAMES", 3)
+    fleet.add(30)
+    for frame in frames.by_rows(fleet.platform.database, range(30)):
+        data = _jpeg(_colour(frame.row))
+        fleet.platform.objects.put(frame.object_key, data)
+        fleet.platform.objects.put(frame.preview_key, images.preview(images.open_image(data, max_pixels=10**6).pixels))
+    real = shards.gaps
+    monkeypatch.setattr(shards, "gaps", lambda *args, **_: real(*args, block=8))
+    return fleet
+
+
+def _vectors(fleet: Any) -> NDArray[np.float32]:
+    index = VectorIndex(fleet.platform, "enc-1")
+    index.refresh()
+    return index.vectors(np.arange(30))
+
+
+def test_every_row_gets_its_vector_once(coloured: Any) -> None:
+    encoder = ColourEncoder()
+    seen: list[tuple[int, int]] = []
+    assert (
+        embed.embed_missing(coloured.platform, encoder, progress=lambda done, total: seen.append((done, total))) == 30
+    )
+    assert encoder.seen == 30
+    assert seen[-1] == (30, 30)
+    assert _vectors(coloured).argmax(axis=1).tolist() == [row % 3 for row in range(30)]
+    assert embed.embed_missing(coloured.platform, encoder) == 0
+    assert encoder.seen == 30
+
+
+def test_what_was_committed_before_a_crash_is_not_made_again(coloured: Any) -> None:
+    class Killed(Exception):
+        pass
+
+    encoder = ColourEncoder()
+
+    def die() -> None:
+        if encoder.seen > 18:
+            raise Killed
+
+    encoder._after_batch = die
+    with pytest.raises(Killed):
+        embed.embed_missing(coloured.platform, encoder)
+    assert shards.row_total(coloured.platform.database, "vectors", "enc-1") == 16
+    after = ColourEncoder()
+    assert embed.embed_missing(coloured.platform, after) == 14
+    assert after.seen == 14
+    _vectors(coloured)
+
+
+def test_a_piece_that_another_is_at_is_left_to_it(coloured: Any) -> None:
+    with leases.hold(coloured.platform.database, "embed/enc-1/8"):
+        assert embed.embed_missing(coloured.platform, ColourEncoder()) == 22
+    assert embed.embed_missing(coloured.platform, ColourEncoder()) == 8
+
+
+def test_several_at_once_share_the_work(coloured: Any) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        done = list(pool.map(lambda _: embed.embed_missing(coloured.platform, ColourEncoder()), range(3)))
+    embed.embed_missing(coloured.platform, ColourEncoder())
+    assert sum(done) <= 30
+    assert shards.row_total(coloured.platform.database, "vectors", "enc-1") == 30
+    _vectors(coloured)
+
+
+def test_a_lost_preview_is_made_again_and_a_lost_frame_has_no_vector(coloured: Any) -> None:
+    objects = coloured.platform.objects
+    lost, damaged, gone = frames.by_rows(coloured.platform.database, [4, 5, 6])
+    objects.delete(lost.preview_key)
+    objects.put(damaged.preview_key, b"\xff\xd8\xff broken")
+    objects.delete(gone.preview_key)
+    objects.delete(gone.object_key)
+    assert embed.embed_missing(coloured.platform, ColourEncoder()) == 30
+    index = VectorIndex(coloured.platform, "enc-1")
+    index.refresh()
+    assert np.flatnonzero(~index.has(np.arange(30))).tolist() == [6]
+    assert index.vectors(np.array([4, 5])).argmax(axis=1).tolist() == [1, 2]
+    assert objects.exists(lost.preview_key)
+
+
+def test_a_corrupt_shard_is_made_again(coloured: Any) -> None:
+    embed.embed_missing(coloured.platform, ColourEncoder())
+    key = sorted(coloured.platform.objects.list("shards"))[1]
+    coloured.platform.objects.put(key, b"broken")
+    index = VectorIndex(coloured.platform, "enc-1")
+    assert index.refresh() == 22
+    assert embed.embed_missing(coloured.platform, ColourEncoder()) == 8
+    assert index.refresh() == 8

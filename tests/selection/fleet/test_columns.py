@@ -1,0 +1,178 @@
+"""Columns: filters, facets and codes by row, kept up to date row by row."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+
+from infra import database as documents
+from infra.database import Db
+from infra.errors import InvalidInput
+from selection.fleet import columns as columnar
+from selection.fleet import frames
+from selection.fleet.columns import Columns
+from selection.fleet.frames import FrameFacts
+
+
+@pytest.fixture
+def db(database: Db) -> Db:
+    documents.ensure_indexes(database, frames.INDEXES)
+    return database
+
+
+def _add(db: Db, *rows: dict[str, Any]) -> None:
+    start = frames.row_count(db)
+    facts = []
+    for i, row in enumerate(rows):
+        digest = hashlib.sha256(str(start + i).encode()).hexdigest()
+        facts.append(
+            FrameFacts(
+                frame_id=frames.id_of(digest),
+                digest=digest,
+                width=1,
+                height=1,
+                format="JPEG",
+                size_bytes=1,
+                source="x",
+                object_key="o",
+                preview_key="p",
+                ingested_at=datetime(2026, 1, 1, tzinfo=UTC),
+                **row,
+            )
+        )
+    frames.register(db, facts)
+
+
+@pytest.fixture
+def columns(db: Db) -> Columns:
+    _add(
+        db,
+        {"site": "Ulm", "drive": "d1", "attributes": {"weather": "rain", "lanes": 2, "wet": True, "boxes": [1]}},
+        {"site": "ulm", "drive": "d2", "attributes": {"weather": "Clear", "site": "tunnel"}},
+        {"drive": "d2", "captured_at": datetime(2026, 3, 1, 7, tzinfo=UTC), "attributes": {"weather": "rain"}},
+        {"captured_at": datetime(1969, 12, 31, tzinfo=UTC)},
+    )
+    made = Columns(db)
+    assert made.refresh() == 4
+    return made
+
+
+@pytest.mark.parametrize(
+    ("where", "rows"),
+    [
+        ("", [0, 1, 2, 3]),
+        ("weather:rain", [0, 2]),
+        ("weather:RAIN,clear", [0, 1, 2]),
+        ("-weather:rain", [1, 3]),
+        ("weather:rain -drive:d2", [0]),
+        ("site:ulm", [0, 1]),
+        ("weather:r*", [0, 2]),
+        ("weather:*", [0, 1, 2]),
+        ("-weather:*", [3]),
+        ("lanes:2", [0]),
+        ("wet:true", [0]),
+        ("weather:snow", []),
+        ("attributes.weather:clear", [1]),
+        ("attributes.site:tunnel", [1]),
+        ("after:2026-03-01T07:00:00", [2]),
+        ("before:2026-03-01T07:00:00", [3]),
+        ("before:2026-03-02", [2, 3]),
+        ("after:1900-01-01", [2, 3]),
+    ],
+)
+def test_filters(columns: Columns, where: str, rows: list[int]) -> None:
+    assert np.flatnonzero(columns.mask(where)).tolist() == rows
+    assert columns.count(where) == len(rows)
+
+
+def test_an_unknown_key_is_named_with_its_place_and_the_known_ones(columns: Columns) -> None:
+    with pytest.raises(InvalidInput, match=r"character 14: there is no key 'wether'; the fleet has .*weather"):
+        columns.mask("weather:rain wether:rain")
+    with pytest.raises(InvalidInput, match="no key 'boxes'"):
+        columns.mask("boxes:1")
+
+
+def test_a_mask_is_the_callers_own(columns: Columns) -> None:
+    columns.mask("")[:] = False
+    assert columns.mask("").all()
+
+
+def test_codes_values_and_times(columns: Columns) -> None:
+    codes, values = columns.codes("drive")
+    assert codes.dtype == np.int32
+    assert ([values[code] if code >= 0 else None for code in codes], values) == (["d1", "d2", "d2", None], ("d1", "d2"))
+    assert columns.values("weather") == ("rain", "Clear")
+    assert columns.captured_ms.tolist()[:2] == [columnar.NO_TIME_MS] * 2
+    assert columns.captured_ms[3] == -86_400_000
+
+
+def test_facets_count_what_matches_most_frequent_first(columns: Columns) -> None:
+    facets = columns.facets()
+    assert facets["weather"] == {"rain": 2, "Clear": 1}
+    assert list(facets["drive"]) == ["d2", "d1"]
+    assert columns.facets(["weather", "lanes"], columns.mask("drive:d2")) == {"weather": {"rain": 1, "Clear": 1}}
+    assert columns.facets(["weather"], np.array([True])) == {"weather": {"rain": 1}}
+
+
+def test_an_empty_fleet_matches_nothing_and_knows_no_mistakes(db: Db) -> None:
+    columns = Columns(db)
+    assert columns.refresh() == 0
+    assert columns.mask("weather:rain after:2026-01-01").tolist() == []
+    assert columns.facets() == {}
+    assert columns.codes("drive")[1] == ()
+
+
+def test_refresh_reads_only_new_rows_and_old_results_keep_their_length(db: Db, columns: Columns) -> None:
+    codes, _ = columns.codes("drive")
+    before = codes.tolist()
+    _add(db, *({"drive": f"d{i}", "attributes": {"fresh": i % 3}} for i in range(3000)))
+    assert columns.refresh() == 3000
+    assert columns.refresh() == 0
+    assert codes.tolist() == before
+    assert columns.rows == 3004
+    assert columns.count("fresh:1") == 1000
+    assert columns.count("-fresh:*") == 4
+    assert columns.count("drive:d2") == 3
+
+
+def test_an_attribute_that_names_single_frames_is_left_out(db: Db, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columnar, "MOST_VALUES", 3)
+    columns = Columns(db)
+    _add(db, *({"drive": f"d{i}", "attributes": {"file": f"f{i}", "weather": "rain"}} for i in range(5)))
+    columns.refresh()
+    _add(db, {"drive": "d9", "attributes": {"file": "f9"}})
+    columns.refresh()
+    assert "file" not in columns.keys
+    assert len(columns.values("drive")) == 6
+    with pytest.raises(InvalidInput, match="'file' has more than 3"):
+        columns.mask("file:f1")
+
+
+def test_threads_may_refresh_and_read_at_once(db: Db) -> None:
+    columns = Columns(db)
+    problems: list[str] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            rows = columns.rows
+            mask = columns.mask("drive:*")
+            if len(mask) < rows or not mask.all():
+                problems.append(f"{rows} rows, {mask.sum()} of {len(mask)} in the mask")
+            columns.refresh()
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for i in range(20):
+        _add(db, *({"drive": f"d{i}"} for _ in range(50)))
+    stop.set()
+    for reader in readers:
+        reader.join()
+    columns.refresh()
+    assert (problems, columns.rows) == ([], 1000)

@@ -1,0 +1,75 @@
+"""k-center greedy against a plain implementation and what must hold for any pool."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from infra.errors import InvalidInput
+from selection.ranking.diversity import k_center_greedy, k_center_greedy_with_distances
+
+
+def _unit(seed: int, count: int, dimension: int = 6) -> NDArray[np.float32]:
+    values = np.random.default_rng(seed).standard_normal((count, dimension)).astype(np.float32)
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
+
+
+def _plain(pool: NDArray[np.float32], labelled: NDArray[np.float32], budget: int) -> list[int]:
+    """Algorithm 1 of the paper, word for word."""
+    centres = [one.astype(np.float64) for one in labelled]
+    picked: list[int] = []
+    for _ in range(budget):
+        if not centres:
+            best = int(np.argmax(pool @ pool.mean(axis=0)))
+        else:
+            far = [
+                -1.0 if i in picked else min(float(((x - c) ** 2).sum()) for c in centres) for i, x in enumerate(pool)
+            ]
+            best = int(np.argmax(far))
+        picked.append(best)
+        centres.append(pool[best].astype(np.float64))
+    return picked
+
+
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 20), labelled=st.integers(0, 5), data=st.data())
+def test_it_is_the_algorithm_of_the_paper(seed: int, count: int, labelled: int, data: st.DataObject) -> None:
+    budget = data.draw(st.integers(1, count))
+    pool, known = _unit(seed, count), _unit(seed + 1, labelled)
+    picks = k_center_greedy(pool, known, budget=budget)
+    assert len(set(picks.tolist())) == budget
+    assert picks.tolist() == _plain(pool, known, budget)
+
+
+def test_duplicates_are_picked_last_and_ties_go_to_the_lower_position() -> None:
+    pool = np.eye(3, dtype=np.float32)[[0, 0, 1, 1, 2]]
+    picks = k_center_greedy(pool, np.eye(3, dtype=np.float32)[:1], budget=5)
+    assert picks.tolist() == [2, 4, 0, 1, 3]
+
+
+def test_distances_shrink_as_the_space_is_covered() -> None:
+    _, distances = k_center_greedy_with_distances(_unit(0, 50), _unit(1, 3), budget=30)
+    assert np.all(np.diff(distances) <= 1e-6)
+    _, first = k_center_greedy_with_distances(_unit(0, 5), _unit(1, 0), budget=1)
+    assert np.isinf(first[0])
+
+
+def test_many_labelled_rows_are_compared_in_blocks() -> None:
+    pool, known = _unit(0, 40), _unit(1, 2500)
+    assert k_center_greedy(pool, known, budget=1)[0] == int(np.argmin((pool @ known.T).max(axis=1)))
+
+
+@pytest.mark.parametrize(
+    ("pool", "labelled", "budget"),
+    [
+        (_unit(0, 3), _unit(0, 2, 5), 1),
+        (_unit(0, 3), _unit(0, 2), 0),
+        (_unit(0, 3), _unit(0, 2), 4),
+        (np.ones(3), _unit(0, 2), 1),
+    ],
+)
+def test_what_does_not_fit_is_refused(pool: NDArray[np.float32], labelled: NDArray[np.float32], budget: int) -> None:
+    with pytest.raises(InvalidInput):
+        k_center_greedy(pool, labelled, budget=budget)

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infra.platform import Platform
+
+HEAVY = ("torch", "faiss", "open_clip", "torchvision", "pyarrow", "sklearn", "boto3", "pymongo", "fastapi")
+
+
+def mlpl(*arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MLPL_")}
+    return subprocess.run(
+        [sys.executable, "-m", "service.cli", *arguments],
+        env=plain | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = f"import sys, service.cli.main; print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_task_is_created_listed_and_its_mistakes_are_one_line(platform: Platform) -> None:
+    environment = platform.settings.as_environment()
+    made = mlpl(
+        "task", "create", "hour", "--kind", "classification", "--classes", "day, night", environment=environment
+    )
+    assert made.returncode == 0, made.stderr
+    listed = json.loads(mlpl("task", "list", "--json", environment=environment).stdout)
+    assert [(task["task_id"], task["kind"], task["classes"]) for task in listed] == [
+        ("hour", "classification", ["day", "night"])
+    ]
+    refused = mlpl("task", "create", "boxes", "--kind", "detection", "--classes", "car", environment=environment)
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert "not served yet" in refused.stderr
+
+
+def test_commands_that_need_no_model_import_none(platform: Platform) -> None:
+    code = (
+        "import sys\nfrom service.cli.main import app\n"
+        "app(['status', '--json'], standalone_mode=False)\n"
+        "print([m for m in ('torch', 'faiss', 'open_clip') if m in sys.modules], file=sys.stderr)"
+    )
+    environment = os.environ | platform.settings.as_environment()
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["frames"] == 0
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["no-such-command"], 2, "No such command"),
+        (["ingest", "/no/such/folder"], 1, "/no/such/folder"),
+        (["trace", "nothing-of-the-kind"], 1, "nothing has the id"),
+        (["batch", "push", "nothing"], 1, "does not exist"),
+        (["serve", "--host", "0.0.0.0"], 1, "MLPL_ACCESS_TOKEN"),
+        (["search", "x", "--like", "abcdef"], 1, "not several"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(platform: Platform, arguments: list[str], status: int, words: str) -> None:
+    done = mlpl(*arguments, environment=platform.settings.as_environment())
+    assert done.returncode == status
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
+    done = mlpl("status", environment={"MLPL_HOME": str(tmp_path), "MLPL_PORT": "many"})
+    assert done.returncode == 1
+    assert "MLPL_PORT" in done.stderr
+
+
+def test_an_interrupted_command_says_that_it_can_be_repeated(platform: Platform) -> None:
+    code = (
+        "import service.overview, service.cli.main as cli\n"
+        "def stop(_): raise KeyboardInterrupt\n"
+        "service.overview.overview = stop\n"
+        "import sys; sys.argv = ['mlpl', 'status']\n"
+        "cli.main()"
+    )
+    environment = os.environ | platform.settings.as_environment()
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stderr == "interrupted; what was finished is kept, run the command again to go on\n"

@@ -1,0 +1,146 @@
+"""Search state: the query box, filters, facets, pages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.errors import Conflict, InvalidInput
+from infra.platform import Platform
+from selection.embedding import embed
+from selection.fleet.filters import parse_filter
+from selection.fleet.frames import Frame
+from selection.fleet.ingest import ingest
+from service.curator import Curator, split_query, term_text
+
+
+@pytest.mark.parametrize(
+    ("query", "words", "terms"),
+    [
+        ("", "", ""),
+        ("night crossing with pedestrians", "night crossing with pedestrians", ""),
+        ("timeofday:dusk", "", "timeofday:dusk"),
+        ("wet -weather:rain,snow road after:2026-03-01", "wet road", "-weather:rain,snow after:2026-03-01"),
+        ('bus site:"south yard" stop', "bus stop", 'site:"south yard"'),
+        ('site:"a \\"b\\" c",d*', "", 'site:"a \\"b\\" c",d*'),
+        ("at 12 : 30", "at 12 : 30", ""),
+        ('say "stop: now"', 'say "stop: now"', ""),
+    ],
+)
+def test_one_box_for_words_and_terms(query: str, words: str, terms: str) -> None:
+    assert split_query(query) == (words, terms)
+
+
+@given(
+    words=st.lists(st.from_regex(r"[a-z]{1,8}", fullmatch=True), max_size=5),
+    values=st.lists(st.text(min_size=1, max_size=12), max_size=3),
+)
+def test_words_and_terms_are_told_apart(words: list[str], values: list[str]) -> None:
+    quoted = [value.replace("\\", "\\\\").replace('"', '\\"') for value in values]
+    terms = [f'key{i}:"{value}"' for i, value in enumerate(quoted)]
+    assert split_query(" ".join([*words, *terms])) == (" ".join(words), " ".join(terms))
+
+
+@given(values=st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=3), negated=st.booleans())
+def test_a_term_written_out_reads_the_same(values: list[str], negated: bool) -> None:
+    quoted = ",".join('"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for value in values)
+    (term,) = parse_filter(f"{'-' if negated else ''}key:{quoted}").terms
+    (again,) = parse_filter(term_text(term)).terms
+    # A case-folded value may fold further only in its own way, so both are compared as the filter keeps them.
+    assert [value.casefold() for value in again.values] == [value.casefold() for value in term.values]  # type: ignore[union-attr]
+    assert again.negated is negated  # type: ignore[union-attr]
+
+
+def test_times_and_prefixes_are_written_out() -> None:
+    text = "after:2026-03-01T08:00:00Z site:nor* -drive:a,b"
+    assert (
+        " ".join(term_text(term) for term in parse_filter(text).terms)
+        == "after:2026-03-01T08:00:00Z site:nor* -drive:a,b"
+    )
+
+
+def test_browsing_shows_the_last_ingested_first(platform: Platform, fleet: list[Frame]) -> None:
+    found = Curator(platform).search(k=5)
+    assert [hit.frame.row for hit in found.hits] == [11, 10, 9, 8, 7]
+    assert found.total == len(fleet)
+    assert found.notice is None
+
+
+def test_pages_hold_still_while_frames_arrive(platform: Platform, fleet: list[Frame], tmp_path: Path) -> None:
+    curator = Curator(platform)
+    first = curator.search(where="timeofday:dusk", k=2)
+    source = tmp_path / "later"
+    source.mkdir()
+    (source / "one.png").write_bytes(platform.objects.get(fleet[0].object_key) + b"\0")
+    (source / "metadata.jsonl").write_text('{"file": "one.png", "attributes": {"timeofday": "dusk"}}\n')
+    ingest(platform, [str(source)], site=None, metadata=None)
+    second = curator.search(where="timeofday:dusk", k=2, offset=2, as_of=first.rows)
+    rows = [hit.frame.row for hit in (*first.hits, *second.hits)]
+    assert rows == [10, 7, 4, 1]
+    assert second.total == first.total == 4
+    assert curator.search(where="timeofday:dusk", k=1).total == 5
+
+
+@pytest.mark.usefixtures("fleet")
+def test_facets_keep_the_other_choices_in_sight(platform: Platform) -> None:
+    found = Curator(platform).facets("timeofday:dusk -site:north")
+    assert found.total == 1
+    assert found.counts["timeofday"] == {"day": 1, "dusk": 1, "night": 2}
+    assert found.counts["site"] == {"north": 3, "south yard": 1}
+    assert found.counts["weather"] == {"clear": 1}
+
+
+def test_what_cannot_be_asked(platform: Platform, fleet: list[Frame]) -> None:
+    curator = Curator(platform)
+    with pytest.raises(InvalidInput, match="not several"):
+        curator.search(text="road", like=fleet[0].frame_id)
+    with pytest.raises(InvalidInput, match="character 1"):
+        curator.search(where="wether:rain")
+
+
+def test_search_by_words_image_and_frame(small_platform: Platform, fleet: list[Frame]) -> None:
+    curator = Curator(small_platform)
+    encoder = curator.encoder()
+    with pytest.raises(Conflict, match="no vector yet"):
+        curator.search(like=fleet[0].frame_id)
+    before = curator.search(text="a street at night")
+    assert (before.total, before.missing) == (0, len(fleet))
+    embed.embed_missing(small_platform, encoder)
+    words = curator.search(text="a street at night", where="timeofday:night", k=10)
+    assert {hit.frame.attributes["timeofday"] for hit in words.hits} == {"night"}
+    assert words.total == len(words.hits) == 4
+    assert words.missing == 0
+    assert words.notice
+    pages = [curator.search(text="a street at night", k=5, offset=at).hits for at in (0, 5, 10)]
+    assert len({hit.frame.row for page in pages for hit in page}) == len(fleet)
+    image = curator.search(image=small_platform.objects.get(fleet[3].object_key), k=3)
+    assert image.hits[0].frame.row == 3
+    assert image.hits[0].score == pytest.approx(1.0, abs=0.01)
+    like = curator.search(like=fleet[3].frame_id[:12], k=20)
+    assert 3 not in [hit.frame.row for hit in like.hits]
+    assert like.hits[0].frame.row == image.hits[1].frame.row
+
+
+@pytest.mark.usefixtures("fleet")
+def test_browsing_imports_no_model_library(platform: Platform) -> None:
+    script = """
+import sys
+from fastapi.testclient import TestClient
+from infra.settings import load
+from service.app import create_app
+from service.production_line import open_line
+with open_line(load()) as platform:
+    client = TestClient(create_app(platform), base_url="http://127.0.0.1")
+    for path in ("search?where=timeofday:dusk", "facets", "status", "batches", "models"):
+        assert client.get(f"/api/v1/{path}").status_code == 200, path
+print(sorted({"torch", "faiss", "open_clip", "torchvision", "sklearn"} & set(sys.modules)))
+"""
+    environment = {"PATH": "/usr/bin:/bin", **platform.settings.as_environment()}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"

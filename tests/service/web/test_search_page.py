@@ -1,0 +1,170 @@
+"""The curator UI in a real browser, over a real server on a loopback port."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+import uvicorn
+
+from infra.platform import Platform
+from selection.embedding import embed
+from selection.fleet.frames import Frame
+from service.app import create_app
+from service.curator import Curator
+from service.server import bind
+from tests.service.conftest import let_all_drives_train
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture
+def address(small_platform: Platform, fleet: list[Frame]) -> Iterator[str]:
+    """Base address of a server whose fleet is embedded."""
+    assert fleet
+    curator = Curator(small_platform)
+    embed.embed_missing(small_platform, curator.encoder())
+    listener = bind(small_platform.settings.model_copy(update={"port": 0}))
+    app = create_app(small_platform, curator=curator)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="web server")
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(20)
+    listener.close()
+
+
+@pytest.fixture
+def page(address: str) -> Iterator[Page]:
+    """A page of a fresh browser. The test fails on any script error, refused resource or request to another place."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("there is no chromium; .ci/run installs it")
+        pytest.skip("there is no chromium")
+    from playwright.sync_api import sync_playwright
+
+    faults: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        opened = browser.new_page(viewport={"width": 1440, "height": 900})
+        opened.set_default_timeout(20_000)
+        opened.on("pageerror", lambda error: faults.append(str(error)))
+        opened.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        opened.on("request", lambda request: faults.append(request.url) if not _is_ours(request.url, address) else None)
+        yield opened
+        browser.close()
+    assert faults == []
+
+
+def test_curating_with_mouse_and_keys(page: Page, address: str, fleet: list[Frame]) -> None:
+    from playwright.sync_api import expect
+
+    total, cells = page.locator("#total"), page.locator(".cell img")
+    page.goto(address)
+    expect(total).to_have_text("12 frames")
+    expect(cells).to_have_count(12)
+
+    # A facet is a filter, then its opposite, then nothing; the address follows and so does the back button.
+    dusk = page.locator('[data-key="timeofday"] .value', has_text="dusk")
+    expect(dusk.locator(".count")).to_have_text("4")
+    dusk.click()
+    expect(total).to_have_text("4 frames")
+    expect(page).to_have_url(re.compile(r"where=timeofday%3Adusk$"))
+    dusk.click()
+    expect(total).to_have_text("8 frames")
+    expect(page.locator(".chip.not")).to_contain_text("not timeofday: dusk")
+    page.go_back()
+    expect(total).to_have_text("4 frames")
+
+    # One box: words rank, terms filter.
+    page.keyboard.press("/")
+    page.keyboard.type("a wet street site:north")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(r"text=a\+wet\+street"))
+    expect(page.locator(".chip")).to_have_count(2)
+    expect(page.locator(".bar")).to_contain_text("nearest first")
+    expect(total).to_have_text("3 frames")
+    page.reload()
+    expect(total).to_have_text("3 frames")
+    expect(page.get_by_role("searchbox")).to_have_value("a wet street")
+
+    # The large view, and on to its neighbours by key.
+    page.locator(".cell").first.click()
+    expect(page.locator(".side .where")).to_have_text("1 of 3")
+    first = page.url
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".side .where")).to_have_text("2 of 3")
+    assert page.url != first
+    page.keyboard.press("m")
+    expect(page.locator(".detail")).to_have_count(0)
+    expect(page.locator(".chip.seed")).to_contain_text("like this")
+
+    # Selecting by key and by range.
+    page.goto(address)
+    expect(cells).to_have_count(12)
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("x")
+    page.locator(".cell").nth(3).click(modifiers=["Shift"])
+    expect(page.locator(".chosen b")).to_have_text("4 selected")
+    page.keyboard.press("Escape")
+    expect(page.locator(".chosen")).to_be_hidden()
+
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.goto(f"{address}/?frame={fleet[5].frame_id}")
+    expect(page.locator(".detail")).to_contain_text("drive-1")
+
+
+def test_from_selection_to_a_batch_and_its_trace(
+    page: Page, address: str, fleet: list[Frame], platform: Platform
+) -> None:
+    from playwright.sync_api import expect
+
+    assert fleet
+    page.goto(f"{address}/models")
+    expect(page.locator(".empty pre")).to_contain_text("mlpl task create")
+    task = {"name": "road-users", "kind": "multilabel", "classes": ["car", "person"]}
+    page.request.post(f"{address}/api/v1/tasks", data=task)
+    let_all_drives_train(platform.database, task_id="road-users")
+    page.goto(address)
+    expect(page.locator(".cell img")).to_have_count(12)
+    for i in (0, 1):
+        page.locator(".cell .tick").nth(i).click()
+    page.get_by_role("button", name="Add to batch").click()
+    page.get_by_role("button", name="Create batch of 2").click()
+    expect(page).to_have_url(re.compile(r"/batches/road-users-"))
+    expect(page.locator(".ftile")).to_have_count(2)
+    expect(page.locator(".ftile").first).to_contain_text("picked by hand")
+    page.get_by_role("link", name="Trace").click()
+    expect(page.locator(".node.k-batch.centre")).to_have_count(1)
+    expect(page.locator(".node.k-frame")).to_contain_text("2 frames")
+    page.get_by_role("link", name="Batches").click()
+    expect(page.locator("article")).to_contain_text("2 pending of 2")
+    page.goto(f"{address}/docs")
+    expect(page.locator(".op .path", has_text="/api/v1/search/image")).to_be_visible()
+
+
+def _is_ours(url: str, address: str) -> bool:
+    return url.startswith((address, "blob:", "data:"))
