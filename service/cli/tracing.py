@@ -40,6 +40,8 @@ def trace_text(found: dict[str, Any]) -> str:
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for node in found["nodes"]:
         by_kind.setdefault(node["kind"], []).append(node)
+    for kind in ("batch", "dataset", "workflow", "model"):
+        by_kind.get(kind, []).sort(key=lambda node: node["created_at"])
     lines = [f"{found['kind']} {found['id']}"]
     if by_kind.get("frame"):
         lines += _frames(by_kind["frame"])
@@ -71,8 +73,12 @@ def _frames(nodes: list[dict[str, Any]]) -> list[str]:
         node = nodes[0]
         where = ", ".join(str(node[name]) for name in ("site", "drive", "camera", "captured_at") if node[name])
         return [f"  frame     {node['id']}: {node['width']}x{node['height']} {where} ({node['source']})"]
-    drives = Counter(node["drive"] or "no drive" for node in nodes)
-    return [f"  frames    {len(nodes)} from {len(drives)} drives, most from {drives.most_common(1)[0][0]}"]
+    drives = Counter(node["drive"] for node in nodes if node["drive"])
+    if not drives:
+        return [f"  frames    {len(nodes)}, of no known drive"]
+    (most, _), known = drives.most_common(1)[0], drives.total()
+    unknown = f" ({len(nodes) - known} of no known drive)" if known < len(nodes) else ""
+    return [f"  frames    {len(nodes)} from {_plural(len(drives), 'drive')}, most from {most}{unknown}"]
 
 
 def _labels(nodes: list[dict[str, Any]]) -> list[str]:
@@ -85,7 +91,11 @@ def _labels(nodes: list[dict[str, Any]]) -> list[str]:
         ]
     people = Counter(node["annotator"] for node in nodes)
     said = ", ".join(f"{name} {count}" for name, count in people.most_common(3))
-    return [f"  labels    {len(nodes)} by {len(people)} people ({said})"]
+    return [f"  labels    {len(nodes)} by {_plural(len(people), 'person', 'people')} ({said})"]
+
+
+def _plural(count: int, one: str, many: str = "") -> str:
+    return f"{count} {one if count == 1 else many or f'{one}s'}"
 
 
 def _code(code: dict[str, Any] | None) -> str:

@@ -185,7 +185,7 @@ class SearchPage {
     if (!nothing) return;
     const { text, where, like, image } = this.search;
     const unfiltered = where && h("button", { onclick: () => this.visit({ where: null }) }, "Remove the filter");
-    if (fault) this.blank = emptiness("This did not work", fault.message, null, unfiltered);
+    if (fault) this.blank = emptiness("This did not work", fault.message, where || null, unfiltered);
     else if (where) this.blank = emptiness("No frame matches", "Remove a filter above, or click it again on the left.", null, unfiltered);
     else if (text || like || image) this.blank = emptiness("Nothing to rank yet", "No frame has a vector. `mlpl serve` makes them by itself; by hand:", "mlpl embed");
     else this.blank = emptiness("No frames yet", "Take in a folder of images, with a metadata.jsonl beside them if you have one:", "mlpl ingest /path/to/images --site my-site");

@@ -44,7 +44,7 @@ export async function openBatchDialog({ frameIds = [], where = "", total = null,
     h("div.row", null, field("Frames", budget), field("Order by", acquisition)),
     field("From frames that match", filter),
     h("label.check", null, diverse, h("span", null, "Spread over the fleet", h("div.faint", null, "Near-duplicates are passed over (k-center greedy)."))));
-  const tabs = h("div.tabs", { role: "tablist" }, tab("Let the model choose", false), frameIds.length > 0 && tab(`These ${plural(frameIds.length, "frame")}`, true));
+  const tabs = h("div.tabs", { role: "tablist" }, tab("Let the model choose", false), frameIds.length > 0 && tab("", true));
   const form = h("form", { onsubmit: create }, h("h2", null, "New batch"), frameIds.length > 0 && tabs, field("Task", task), ranked,
     h("label.check", null, push, h("span", null, "Send to the labellers at once", h("div.faint", null, "Needs a running Label Studio. Otherwise push it from the batch's page."))),
     wrong, h("div.foot", null, h("button", { type: "button", onclick: close }, "Cancel"), submit));
@@ -54,7 +54,11 @@ export async function openBatchDialog({ frameIds = [], where = "", total = null,
   }
 
   function draw() {
-    for (const one of tabs.children) one.setAttribute("aria-selected", (one.dataset.hand === "true") === byHand);
+    for (const one of tabs.children) {
+      const mine = one.dataset.hand === "true";
+      one.setAttribute("aria-selected", mine === byHand);
+      if (mine) put(one, `These ${plural(frameIds.length, "frame")}`);
+    }
     ranked.hidden = byHand;
     put(submit, byHand ? `Create batch of ${frameIds.length}` : "Choose frames");
   }
@@ -91,7 +95,7 @@ export async function openBatchDialog({ frameIds = [], where = "", total = null,
       draw();
       form.requestSubmit();
     };
-    return h("div", null, h("button", { type: "button", onclick: go }, `Leave out ${frameIds.length - rest.length}, go on with ${rest.length}`));
+    return h("div.next", null, h("button", { type: "button", onclick: go }, `Leave out ${frameIds.length - rest.length}, go on with ${rest.length}`));
   }
 
   if (total !== null) filter.title = plural(total, "frame");

@@ -4,6 +4,7 @@ const SVG = "http://www.w3.org/2000/svg";
 
 /**
  * Makes an element. `spec` is "tag.class.class"; `props` holds attributes, `on*` listeners, and `style` as an object of CSS properties.
+ * True and false are written out for `aria-*` and `data-*`, else they say whether the attribute is there.
  * Children are nodes, strings, numbers, arrays of those; null, undefined and false are left out.
  */
 export function h(spec, props, ...children) {
@@ -17,15 +18,18 @@ export function s(spec, props, ...children) {
   return fill(document.createElementNS(SVG, tag), classes, props, children);
 }
 
+/** Attributes whose truth is a word: "true" and "false" differ, and being there says nothing. */
+const isWritten = (name) => name.startsWith("aria-") || name.startsWith("data-");
+
 function fill(node, classes, props, children) {
   if (classes.length) node.setAttribute("class", classes.join(" "));
   for (const [name, value] of Object.entries(props || {})) {
-    if (value === null || value === undefined || value === false) continue;
+    if (value === null || value === undefined || (value === false && !isWritten(name))) continue;
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (name === "style") for (const [key, text] of Object.entries(value)) node.style.setProperty(key, text);
     else if (name === "value") node.value = value;
     else if (name === "checked") node.checked = value;
-    else node.setAttribute(name, value === true ? "" : value);
+    else node.setAttribute(name, value === true && !isWritten(name) ? "" : value);
   }
   add(node, children);
   return node;

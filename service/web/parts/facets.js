@@ -33,7 +33,7 @@ export function facetPanel({ change, terms }) {
     const needle = (sought.get(key) || "").toLowerCase();
     const matching = needle ? values.filter(([name]) => name.toLowerCase().includes(needle)) : values;
     const shown = wide.has(key) || needle ? matching : matching.filter(([name], i) => i < SHOWN || states.has(name.toLowerCase()));
-    const isShut = (store.getItem(`facet.${key}`) ?? (LAST.includes(key) || isWordy(facets[key]) ? "shut" : "open")) === "shut" && !states.size;
+    const isShut = (store.getItem(`facet.${key}`) ?? (LAST.includes(key) || isWordy(facets[key]) || isSame(key, facets[key]) ? "shut" : "open")) === "shut" && !states.size;
     const title = h("button", { "aria-expanded": !isShut, onclick: () => (store.setItem(`facet.${key}`, isShut ? "open" : "shut"), draw(last)) },
       s("svg.turn", { viewBox: "0 0 8 8" }, s("path", { d: "M2 1l4 3-4 3z", fill: "currentColor" })), words(key), h("span.n", null, count(values.length)));
     return h(isShut ? "div.facet.shut" : "div.facet", { "data-key": key }, title, h("div.values", null,
@@ -81,15 +81,21 @@ function statesOf(key, terms) {
   return states;
 }
 
-/** Where the frames come from first, then what describes them in a word or two; sentences, and keys with very many values, last. */
+/** Where the frames come from first, then what describes them in a word or two; keys with one or very many values, and sentences, last. */
 function order(facets) {
   const place = (key) => {
     if (FIRST.includes(key)) return FIRST.indexOf(key);
     if (isWordy(facets[key])) return 300;
     if (LAST.includes(key)) return 200;
+    if (isSame(key, facets[key])) return 250;
     return Object.keys(facets[key]).length > 20 ? 150 : 100;
   };
   return Object.keys(facets).sort((a, b) => place(a) - place(b) || a.localeCompare(b));
+}
+
+/** All frames in sight say the same, so there is nothing to choose. */
+function isSame(key, counts) {
+  return !FIRST.includes(key) && Object.keys(counts).length === 1;
 }
 
 function isWordy(counts) {

@@ -22,7 +22,7 @@ from service.server import bind
 from tests.service.conftest import let_all_drives_train
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import ConsoleMessage, Page
 
 FLAGS = [
     "--no-sandbox",
@@ -70,7 +70,7 @@ def page(address: str) -> Iterator[Page]:
         opened = browser.new_page(viewport={"width": 1440, "height": 900})
         opened.set_default_timeout(20_000)
         opened.on("pageerror", lambda error: faults.append(str(error)))
-        opened.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        opened.on("console", lambda message: faults.append(message.text) if _is_fault(message) else None)
         opened.on("request", lambda request: faults.append(request.url) if not _is_ours(request.url, address) else None)
         yield opened
         browser.close()
@@ -153,6 +153,8 @@ def test_from_selection_to_a_batch_and_its_trace(
     for i in (0, 1):
         page.locator(".cell .tick").nth(i).click()
     page.get_by_role("button", name="Add to batch").click()
+    expect(page.get_by_role("tab", name="These 2 frames")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_role("tab", name="Let the model choose")).to_have_attribute("aria-selected", "false")
     page.get_by_role("button", name="Create batch of 2").click()
     expect(page).to_have_url(re.compile(r"/batches/road-users-"))
     expect(page.locator(".ftile")).to_have_count(2)
@@ -164,6 +166,33 @@ def test_from_selection_to_a_batch_and_its_trace(
     expect(page.locator("article")).to_contain_text("2 pending of 2")
     page.goto(f"{address}/docs")
     expect(page.locator(".op .path", has_text="/api/v1/search/image")).to_be_visible()
+
+
+def test_refused_frames_are_left_out_by_one_click(
+    page: Page, address: str, fleet: list[Frame], platform: Platform
+) -> None:
+    from playwright.sync_api import expect
+
+    task = {"name": "road-users", "kind": "multilabel", "classes": ["car", "person"]}
+    page.request.post(f"{address}/api/v1/tasks", data=task)
+    let_all_drives_train(platform.database, task_id="road-users")
+    taken = {"task": "road-users", "frame_ids": [fleet[-1].frame_id]}
+    assert page.request.post(f"{address}/api/v1/batches", data=taken).status == 201
+    page.goto(address)
+    expect(page.locator(".cell img")).to_have_count(12)
+    for i in range(3):  # The grid shows the newest first, so the taken frame is among these.
+        page.locator(".cell .tick").nth(i).click()
+    page.get_by_role("button", name="Add to batch").click()
+    page.get_by_role("button", name="Create batch of 3").click()
+    expect(page.get_by_role("alert")).to_contain_text(fleet[-1].frame_id)
+    page.get_by_role("button", name="Leave out 1, go on with 2").click()
+    expect(page).to_have_url(re.compile(r"/batches/road-users-"))
+    expect(page.locator(".ftile")).to_have_count(2)
+
+
+def _is_fault(message: ConsoleMessage) -> bool:
+    """Chromium also logs an answer that refuses something with good reason, which the page then tells the person."""
+    return message.type == "error" and "status of 409" not in message.text
 
 
 def _is_ours(url: str, address: str) -> bool:
