@@ -139,7 +139,7 @@ def _ranked(platform: Platform, plan: Plan, rows: NDArray[np.int64], *, model_id
     seen, unseen = shuffled[known], shuffled[~known]
     if not len(seen):
         raise InvalidInput(
-            f"model {model_id} has no predictions for these frames yet; run `mlpl predict`, or leave `mlpl serve` running"
+            f"model {model_id} has no predictions for these frames yet; run `mlpl predict --task TASK`, or leave `mlpl serve` running"
         )
     scores = predictions.score(plan.acquisition, seen)
     order = np.argsort(-scores, kind="stable")  # Equal scores keep the drawn order.

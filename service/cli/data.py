@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from service.cli.context import Json, platform, progress_bar, show, table
+
+if TYPE_CHECKING:
+    from infra.platform import Platform
+
+_LONGEST_SHOWN = 16
 
 
 def add_to(app: typer.Typer) -> None:
@@ -84,6 +89,8 @@ def search(
     except OSError as exc:
         raise InvalidInput(f"cannot read {image}: {exc.strerror}") from exc
     with platform() as opened:
+        if data is not None:
+            _check_image(opened, data, name=str(image))
         found = Curator(opened).search(text=text, image=data, like=like, where=where, k=k)
     if found.notice and not as_json:
         typer.echo(found.notice, err=True)
@@ -124,6 +131,17 @@ def status(as_json: Json = False) -> None:
     show(found, as_json=as_json, text=lambda: _status_text(found))
 
 
+def _check_image(opened: Platform, data: bytes, *, name: str) -> None:
+    """Refuses what is no image before the encoder is loaded for it, and says which file it was."""
+    from infra.errors import InvalidInput
+    from selection.fleet.images import open_image
+
+    try:
+        open_image(data, max_pixels=opened.settings.max_image_pixels)
+    except InvalidInput as exc:
+        raise InvalidInput(f"{name}: {exc.message}") from exc
+
+
 def _hit(rank: int, hit: Any) -> dict[str, Any]:
     frame = hit.frame
     return {
@@ -138,6 +156,12 @@ def _hit(rank: int, hit: Any) -> dict[str, Any]:
     }
 
 
+def _in_a_word(attributes: dict[str, Any]) -> str:
+    """The attributes that distinguish a frame at a glance: values, not notes; the rest is in the JSON."""
+    short = {key: value for key, value in attributes.items() if not isinstance(value, list | dict)}
+    return " ".join(f"{key}:{value}" for key, value in short.items() if len(str(value)) <= _LONGEST_SHOWN)
+
+
 def _hits_text(hits: list[dict[str, Any]], *, total: int) -> str:
     rows = [
         [
@@ -145,7 +169,7 @@ def _hits_text(hits: list[dict[str, Any]], *, total: int) -> str:
             h["frame_id"],
             h["score"],
             h["drive"],
-            " ".join(f"{k}:{v}" for k, v in h["attributes"].items())[:60],
+            _in_a_word(h["attributes"])[:60],
         ]
         for h in hits
     ]

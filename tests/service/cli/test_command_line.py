@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from infra.platform import Platform
+from service.cli import data
 
 HEAVY = ("torch", "faiss", "open_clip", "torchvision", "pyarrow", "sklearn", "boto3", "pymongo", "fastapi")
 
@@ -96,3 +97,20 @@ def test_an_interrupted_command_says_that_it_can_be_repeated(platform: Platform)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 130
     assert done.stderr == "interrupted; what was finished is kept, run the command again to go on\n"
+
+
+def test_a_file_that_is_no_image_is_named(platform: Platform, tmp_path: Path) -> None:
+    (tmp_path / "notes.jpg").write_text("hello")
+    refused = mlpl("search", "--image", str(tmp_path / "notes.jpg"), environment=platform.settings.as_environment())
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"mlpl: {tmp_path / 'notes.jpg'}: not an image")
+    assert refused.stderr.count("\n") == 1
+
+
+def test_hits_are_told_in_short_attributes() -> None:
+    hit = {"rank": 1, "frame_id": "f", "score": 0.5, "drive": "d"}
+    hit["attributes"] = {"license": "x" * 80, "weather": "rain", "boxes": [1], "lane": 2}
+    text = data._hits_text([hit], total=1)
+    assert "weather:rain lane:2" in text
+    assert "license" not in text
+    assert "boxes" not in text
