@@ -111,9 +111,9 @@ def create_batch(
         evaluation=evaluation,
     )
     with platform() as opened:
-        backend = (
-            default_backend(opened) if push else None
-        )  # Asked for first: with nowhere to push to, nothing is chosen.
+        backend = default_backend(opened) if push else None
+        if backend is not None:
+            backend.server_now()  # Asked first: with nowhere to push to, nothing is chosen, however often this is repeated.
         batch = data_line.create_batch(opened, Curator(opened), request, now=now_utc())
         if backend is not None:
             try:

@@ -114,3 +114,14 @@ def test_hits_are_told_in_short_attributes() -> None:
     assert "weather:rain lane:2" in text
     assert "license" not in text
     assert "boxes" not in text
+
+
+def test_nothing_is_chosen_while_there_is_nowhere_to_push_to(platform: Platform) -> None:
+    environment = platform.settings.as_environment()
+    mlpl("task", "create", "hour", "--kind", "classification", "--classes", "day,night", environment=environment)
+    nobody = {"MLPL_LABEL_STUDIO_URL": "http://127.0.0.1:9", "MLPL_LABEL_STUDIO_TOKEN": "x"}
+    refused = mlpl("batch", "create", "--task", "hour", "--push", environment=environment | nobody)
+    assert refused.returncode == 1
+    assert "cannot be reached" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert json.loads(mlpl("batch", "status", "--json", environment=environment).stdout) == []
