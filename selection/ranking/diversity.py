@@ -221,10 +221,10 @@ def _exactly_nearest(
 ) -> NDArray[np.float64]:
     """Each row's largest similarity to a centre in double precision, in which products of single ones are exact."""
     near_NC = rows_ND @ centres.T
-    rows, centres = np.nonzero(near_NC >= near_NC.max(axis=1, keepdims=True) - 2 * slack)
+    row_of, centre_of = np.nonzero(near_NC >= near_NC.max(axis=1, keepdims=True) - 2 * slack)
     exact_N = np.full(len(rows_ND), -np.inf)
-    for start in range(0, len(rows), 4096):
-        ours, theirs = rows[start : start + 4096], centres[start : start + 4096]
+    for start in range(0, len(row_of), 4096):
+        ours, theirs = row_of[start : start + 4096], centre_of[start : start + 4096]
         # A sum along the last axis goes the same way for every row, so equal rows come out equal; a matrix product's need not.
         products = (rows_ND[ours].astype(np.float64) * centres[theirs]).sum(axis=1)
         np.maximum.at(exact_N, ours, products)
