@@ -132,7 +132,7 @@ class _LazyGreedy:
                 some = some[self._seen_N[some] < self._labelled]  # Those after them have far fewer centres to see.
             start += len(some)
             part = self._pool[some]
-            near = _nearest(part, self._centres[self._seen_N[some[0]] : self._count])
+            near = nearest_similarity(part, self._centres[self._seen_N[some[0]] : self._count])
             self._near_N[some] = np.maximum(self._near_N[some], near)
         self._seen_N[behind] = self._count
 
@@ -180,7 +180,7 @@ def _similarity_bound(pool: NDArray[np.float32], labelled: NDArray[np.float32]) 
     rows a neighbour near enough to never look at them again.
     """
     if len(labelled) <= _COMPARED_IN_FULL:
-        return _nearest(pool, labelled)
+        return nearest_similarity(pool, labelled)
     pivots = labelled[:: -(-len(labelled) // 256)]
     bound_N = np.empty(len(pool), dtype=np.float32)
     pool_cell_N = np.empty(len(pool), dtype=np.int64)
@@ -195,7 +195,7 @@ def _similarity_bound(pool: NDArray[np.float32], labelled: NDArray[np.float32]) 
     members, rows = _by_cell(cells, len(pivots)), _by_cell(pool_cell_N, len(pivots))
     for ours, theirs in zip(rows, members, strict=True):
         if len(ours) and len(theirs):
-            bound_N[ours] = np.maximum(bound_N[ours], _nearest(pool[ours], labelled[theirs]))
+            bound_N[ours] = np.maximum(bound_N[ours], nearest_similarity(pool[ours], labelled[theirs]))
     return bound_N
 
 
@@ -204,8 +204,8 @@ def _by_cell(cell_N: NDArray[np.int64], cells: int) -> list[NDArray[np.int64]]:
     return np.split(order, np.cumsum(np.bincount(cell_N, minlength=cells))[:-1])
 
 
-def _nearest(rows_ND: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each row's largest similarity to a centre, in blocks."""
+def nearest_similarity(rows_ND: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each row's largest similarity to a centre, -inf where there is no centre; in blocks."""
     near_N = np.full(len(rows_ND), -np.inf, dtype=np.float32)
     wide = min(len(centres), 4096)
     step = max(1, _BLOCK_ELEMENTS // max(1, wide))
