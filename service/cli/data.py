@@ -47,6 +47,7 @@ def embed(
     """Gives every frame a vector from the current encoder; resumes where it was stopped."""
     from selection.embedding import encoders
     from selection.embedding.embed import embed_missing
+    from selection.embedding.index import VectorIndex
     from service.curator import Curator
 
     with platform() as opened, progress_bar("embedding") as progress:
@@ -56,6 +57,11 @@ def embed(
         if encoder.notice:
             typer.echo(encoder.notice, err=True)
         rows = embed_missing(opened, encoder, progress=progress)
+        index = VectorIndex(opened, encoder.encoder_id)
+        index.refresh()
+        if index.build_due():
+            typer.echo("building the index", err=True)
+            index.build()
     show(
         {"embedded": rows, "encoder_id": encoder.encoder_id},
         as_json=as_json,
@@ -124,6 +130,18 @@ def status(as_json: Json = False) -> None:
     show(found, as_json=as_json, text=lambda: _status_text(found))
 
 
+def _index_text(index: dict[str, Any]) -> str:
+    waiting = f", {index['tail_rows']} of them not built yet" if index["segments"] and index["tail_rows"] else ""
+    recall = index["recall"]
+    measured = (
+        f"; recall@50 {recall['near']:.4f} for frames, {recall['far']:.4f} for far queries such as texts, "
+        f"{recall['filtered']:.4f} within filters"
+        if recall
+        else ""
+    )
+    return f"index     {index['kind']}, {index['rows']} rows{waiting}{measured}"
+
+
 def _hit(rank: int, hit: Any) -> dict[str, Any]:
     frame = hit.frame
     return {
@@ -159,6 +177,8 @@ def _status_text(found: dict[str, Any]) -> str:
         f"embedded  {found['embedded']} with {encoder['id'] or 'no encoder yet; run `mlpl embed`'}",
     ]
     lines += [encoder["notice"]] if encoder["notice"] else []
+    if found["index"] is not None:
+        lines.append(_index_text(found["index"]))
     for task in found["tasks"]:
         model = task["current_model"] or "no model yet"
         lines.append(
