@@ -78,7 +78,8 @@ def run(platform: Platform, *, reconcile: bool = True) -> None:
         if reconcilers is not None:
             reconcilers.start()
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            with curator.kept_fresh():
+                uvicorn.Server(config).run(sockets=[listener])
         finally:
             if reconcilers is not None:
                 reconcilers.stop()
