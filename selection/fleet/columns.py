@@ -389,10 +389,10 @@ class Columns:
         ]
 
     def _is_few(self, view: _View, key: str) -> bool:
-        """Whether a key's numbers are few enough to choose from one by one."""
-        numbers = view.numbers[key]
-        sample = numbers[:1000]  # Settles nearly all that are many without looking at the rest.
-        if len(np.unique(sample[~np.isnan(sample)])) > MOST_FACET_NUMBERS:
+        """Whether a key's numbers are whole and few enough to choose from one by one."""
+        sample = view.numbers[key][:1000]  # Settles nearly all that are many without looking at the rest.
+        sample = sample[~np.isnan(sample)]
+        if len(np.unique(sample)) > MOST_FACET_NUMBERS or (np.mod(sample, 1) != 0).any():
             return False
         try:
             return len(self.codes(key)[1]) <= MOST_FACET_NUMBERS
