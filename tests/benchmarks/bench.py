@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from infra.platform import Platform
 from infra.settings import Settings
 from service.production_line import open_line
-from tests.benchmarks import fleet
+from tests.benchmarks import fleet, mlpl
 from tests.benchmarks.vectors import ClipLike, Isotropic
 
 FILTER = "road:highway"
@@ -75,6 +75,7 @@ class Bench:
             fleet.choose_encoder(platform, producer)
             kinds = {CLIP_LIKE: ClipLike, ISOTROPIC: Isotropic}
             fleet.embed(platform, kinds[producer](rows=rows, seed=self.seed), producer=producer)
+            mlpl.build_index(platform, producer=producer)
             yield platform
 
     @contextmanager

@@ -135,6 +135,27 @@ def first_hit(platform: Platform, query: NDArray[np.float32], *, producer: str) 
     return int(index.search(query[np.newaxis], k=1)[1][0, 0])
 
 
+def build_index(platform: Platform, *, producer: str) -> None:
+    """Builds the index files that the reconcilers of `mlpl serve` would build; nothing when they are there."""
+    from selection.embedding.index import VectorIndex
+
+    index = VectorIndex(platform, producer)
+    index.refresh()
+    index.build()
+
+
+def project(platform: Platform, *, producer: str) -> int:
+    """Fits a map and places every row on it; returns how many have a place."""
+    from selection.embedding.index import VectorIndex
+    from selection.structure import projection
+
+    index = VectorIndex(platform, producer)
+    index.refresh()
+    fitted = projection.fit(platform, index, rows=index.rows())
+    projection.project_missing(platform, fitted, index)
+    return len(projection.places(platform, fitted)[0])
+
+
 def cold_start(settings: Settings, *, like: str, where: str) -> dict[str, float]:
     """A process that has nothing yet searches once; seconds of its parts."""
     began = time.perf_counter()

@@ -126,6 +126,7 @@ def text(bench: Bench) -> list[Row]:
         from tests.benchmarks.vectors import ClipLike
 
         fleet.embed(platform, ClipLike(rows=bench.rows, dimension=dimension, seed=bench.seed), producer=producer)
+        mlpl.build_index(platform, producer=producer)
         words = [f"frame number {i} of a wet road at night" for i in range(2 * bench.repeats)]
         with mlpl.serving(platform.settings) as server:
 
@@ -286,6 +287,21 @@ def diverse(bench: Bench) -> list[Row]:
     ]
 
 
+def mapping(bench: Bench) -> list[Row]:
+    """A plane with all frames on it."""
+    with bench.empty_fleet("map") as platform:
+        fleet.fill(platform, bench.rows, seed=bench.seed)
+        mlpl.store_vectors(platform, bench.half_ND, producer=CLIP_LIKE)
+        began = time.perf_counter()
+        placed = mlpl.project(platform, producer=CLIP_LIKE)
+        took = time.perf_counter() - began
+    if placed != bench.rows:
+        raise AssertionError(f"{placed} of {bench.rows} frames have a place")
+    return [
+        Row(key="map", work=f"map of {bench.rows:,}, fitted and every frame placed", mlpl=took, unit="s", target=60)
+    ]
+
+
 def ingesting(bench: Bench) -> list[Row]:
     """Files into the fleet, against reading, hashing and decoding the same files on the same cores."""
     from selection.fleet import images, ingest
@@ -376,6 +392,7 @@ GROUPS: dict[str, Group] = {
     "text": text,
     "duplicates": duplicates,
     "diverse": diverse,
+    "map": mapping,
     "ingest": ingesting,
     "embed": embedding,
     "large": large,

@@ -10,8 +10,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+
+from infra import mongod
 
 HERE = Path(__file__).parent
 
@@ -25,7 +28,8 @@ class Peer:
         script: Takes a step's name, the input files and a folder of its own.
         steps: In this order, since later steps work on what earlier ones stored.
         needs: Steps that must have run, though nobody asks for their figures.
-        environment: Variables that keep it from reporting its use to its makers and its data in its folder.
+        environment: Variables that keep it from reporting its use to its makers.
+        wants_mongod: Whether it is given a mongod of its own, the one that comes with MLPL: its own package downloads one while installing.
     """
 
     name: str
@@ -34,6 +38,7 @@ class Peer:
     steps: tuple[str, ...]
     needs: tuple[str, ...]
     environment: Mapping[str, str]
+    wants_mongod: bool = False
 
 
 PEERS = (
@@ -43,7 +48,8 @@ PEERS = (
         script=HERE / "fiftyone_script.py",
         steps=("register", "store", "cold_start", "nearest", "facets", "duplicates", "diverse"),
         needs=("register", "store"),
-        environment={"FIFTYONE_DO_NOT_TRACK": "true", "FIFTYONE_DATABASE_DIR": "{folder}/db"},
+        environment={"FIFTYONE_DO_NOT_TRACK": "true"},
+        wants_mongod=True,
     ),
     Peer(
         name="LightlyStudio",
@@ -67,13 +73,32 @@ def run(
     figures: dict[str, float] = {}
     notes: dict[str, str] = {}
     folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        environment = dict(peer.environment)
+        if peer.wants_mongod:
+            environment["FIFTYONE_DATABASE_URI"] = stack.enter_context(mongod.embedded(folder / "database"))
+        _all_steps(peer, wanted, environment, figures, notes, inputs=inputs, folder=folder, timeout_s=timeout_s)
+    return figures, notes
+
+
+def _all_steps(
+    peer: Peer,
+    wanted: Sequence[str],
+    environment: Mapping[str, str],
+    figures: dict[str, float],
+    notes: dict[str, str],
+    *,
+    inputs: Mapping[str, Path],
+    folder: Path,
+    timeout_s: float,
+) -> None:
     kept = folder / "figures.json"  # A step that stored something is not run again in the same folder.
     done: dict[str, dict[str, dict[str, float | str]]] = json.loads(kept.read_text()) if kept.is_file() else {}
     steps = [step for step in peer.steps if step in wanted or (wanted and step in peer.needs)]
     for step in steps:
         answer = done.get(step) if step in peer.needs else None
         if answer is None:
-            answer = _step(peer, step, inputs=inputs, folder=folder, timeout_s=timeout_s)
+            answer = _step(peer, step, environment, inputs=inputs, folder=folder, timeout_s=timeout_s)
         print(f"  {step}: {answer}", file=sys.stderr, flush=True)
         figures |= {key: float(value) for key, value in answer["figures"].items()}
         notes |= {key: str(value) for key, value in answer["notes"].items()}
@@ -82,15 +107,14 @@ def run(
                 break
             done[step] = answer
             kept.write_text(json.dumps(done))
-    return figures, notes
 
 
 def _step(
-    peer: Peer, step: str, *, inputs: Mapping[str, Path], folder: Path, timeout_s: float
+    peer: Peer, step: str, variables: Mapping[str, str], *, inputs: Mapping[str, Path], folder: Path, timeout_s: float
 ) -> dict[str, dict[str, float | str]]:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     command = ["uv", "run", "--no-project", "--python", version, "--with", peer.requirement, "python", str(peer.script)]
-    environment = os.environ | {name: value.format(folder=folder) for name, value in peer.environment.items()}
+    environment = os.environ | dict(variables)
     log = folder / f"{step}.log"
     with log.open("wb") as errors:
         process = subprocess.Popen(
