@@ -71,7 +71,7 @@ def store(vectors_file, frames_file, folder):
     dataset = opened(folder)
     began = time.perf_counter()
     dataset.add_images_from_path(str(folder / "images"), embed=True)
-    found = ask(dataset, vectors[0]).samples[0].file_name
+    found = ask(dataset, vectors[0])[0]
     took = time.perf_counter() - began
     if found != "00000000.jpg":
         raise SystemExit(f"the vectors were not stored: {found} is nearest to the first frame")
@@ -137,13 +137,14 @@ def on_highways():
 def ask(dataset, query, within=None):
     with db_manager.session() as session:
         work = getattr(listing, "get_all_by_collection_id", listing)
-        return work(
+        page = work(
             session=session,
             collection_id=dataset.collection_id,
             pagination=Paginated(offset=0, limit=K),
             filters=within,
             text_embedding=None if query is None else query.tolist(),
         )
+        return [one.file_name for one in page.samples]  # Read while the session is open, as the route does.
 
 
 def times(work, rows):
