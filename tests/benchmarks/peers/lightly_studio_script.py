@@ -15,6 +15,7 @@ from pathlib import Path
 import lightly_studio as ls
 import numpy as np
 from lightly_studio.api.routes.api.validators import Paginated
+from lightly_studio.core.image.image_dataset import _generate_embeddings_image as embed
 from lightly_studio.database import db_manager
 from lightly_studio.resolvers.image_resolver import get_all_by_collection_id as listing
 from lightly_studio_serve.embedder import ImagePathEmbedder
@@ -70,13 +71,14 @@ def store(vectors_file, frames_file, folder):
     ls.register_default_embedder(Given(vectors))
     dataset = opened(folder)
     began = time.perf_counter()
-    dataset.add_images_from_path(str(folder / "images"), embed=True)
+    # Adding the files once more with `embed=True` would do nothing: it embeds images that are new in that call.
+    embed(session=dataset.session, collection_id=dataset.collection_id, sample_ids=[one.sample_id for one in dataset])
     middle = len(vectors) // 2  # Not the first, which a listing without vectors would begin with too.
     found = ask(dataset, vectors[middle])[0]
     took = time.perf_counter() - began
     if found != f"{middle:08d}.jpg":
         raise SystemExit(f"the vectors were not stored: {found} is nearest to frame {middle}")
-    return {"store": took}, {"store": "includes finding the registered files again"}
+    return {"store": took}, {"store": "its embedding step with vectors handed out from an array"}
 
 
 def cold_start(vectors_file, frames_file, folder):
