@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             encoder=chosen.encoder,
             images=chosen.images,
             runs=1 if chosen.quick else 3,
+            settle_s=1.0 if chosen.quick else 8.0,
         )
         bench.home.mkdir(parents=True, exist_ok=True)
         try:

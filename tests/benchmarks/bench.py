@@ -34,6 +34,7 @@ class Bench:
         repeats: Requests a latency is computed from.
         encoder: `vit-b-32` with random weights, or `small`: whose time text queries and embedding are measured with.
         runs: How often what takes seconds is done; the median counts.
+        settle_s: Seconds of requests that do not count after a server's start: it loads its encoder beside the first ones.
         images: JPEGs of each size for ingest, previews for embedding.
     """
 
@@ -44,6 +45,7 @@ class Bench:
     encoder: str
     images: int
     runs: int = 3
+    settle_s: float = 8.0
     seed: int = 0
 
     @cached_property

@@ -78,6 +78,14 @@ def interleaved_ms(
     return samples
 
 
+def settling_ms(work: Callable[[int], object], *, seconds: float) -> list[float]:
+    """Calls `work` for some seconds, at least once, and returns the samples of what nobody should take for the usual state."""
+    began, samples = time.perf_counter(), [_ms(work, 0)]
+    while time.perf_counter() - began < seconds:
+        samples.append(_ms(work, len(samples)))
+    return samples
+
+
 def best_s(work: Callable[[], object], *, repeats: int = 3) -> float:
     """The median of a few runs, in seconds."""
     return median([_ms(lambda _i: work(), 0) for _ in range(repeats)]) / 1000

@@ -133,7 +133,7 @@ def text(bench: Bench) -> list[Row]:
             def ask(text: str) -> bytes:
                 return server.get("/api/v1/search", text=text, k=K)
 
-            ask("warm")
+            measuring.settling_ms(lambda i: ask(f"warm {i}"), seconds=bench.settle_s)
             taken = measuring.interleaved_ms(
                 {"server": lambda i: ask(words[i]), "encoder": lambda i: encode(words[bench.repeats + i])},
                 repeats=bench.repeats,
@@ -425,6 +425,9 @@ def _nearest_rows(
     wanted = bench.query_rows(rows)
     ids = [fleet.frame_id_of(row, seed=bench.seed) for row in wanted]
     mask = bench.mask(rows)
+    starting = measuring.settling_ms(
+        lambda i: server.get("/api/v1/search", like=ids[i % len(ids)], k=K), seconds=bench.settle_s
+    )
     taken = measuring.interleaved_ms(
         {
             "plain": lambda i: server.get("/api/v1/search", like=ids[i % len(ids)], k=K),
@@ -450,7 +453,7 @@ def _nearest_rows(
             unit="ms",
             target=target,
             floor=statistic(taken[f"{which}_floor"]),
-            details=measuring.spread(taken[which]),
+            details=measuring.spread(taken[which]) | {"right_after_start": measuring.spread(starting)},
         )
         for name, which, statistic, target, work in lines
     ]
