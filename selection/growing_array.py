@@ -35,6 +35,10 @@ class GrowingArray(Generic[Scalar]):
             self._data = larger
         self._size = max(self._size, size)
 
+    def detach(self) -> None:
+        """Moves the elements to a place of their own: views that were given out no longer show what is written from now on."""
+        self._data = self._data.copy()
+
     def extend(self, values: Any) -> None:
         """Appends."""
         start = self._size

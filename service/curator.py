@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from infra.errors import InvalidInput
 from infra.logs import get_logger
 from infra.platform import Platform
 from selection import shards
+from selection.columnar.recent import Recent
 from selection.embedding import encoders
-from selection.fleet.filters import Filter, Term, TimeTerm, ValueTerm, parse_filter
+from selection.fleet import filters
+from selection.fleet.filters import Filter, Term, ValueTerm, parse_filter
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from selection.embedding.encoders import Encoder
+    from selection.embedding.encoders import Encoder, EncoderChoice
     from selection.embedding.index import VectorIndex
-    from selection.fleet.columns import Columns
+    from selection.fleet.columns import Columns, Histogram
+    from selection.ranking.examples import Example
     from selection.ranking.search import Hit
 
 log = get_logger(__name__)
 
-_TERM = re.compile(
-    r"""-?[^\s:",*-][^\s:",]*:              # key, maybe turned around
-        (?:"(?:[^"\\]|\\.)*"\*?|[^\s",]+)   # value
-        (?:,(?:"(?:[^"\\]|\\.)*"\*?|[^\s",]+))*(?!\S)""",
-    re.VERBOSE,
-)
+LOOKS_EVERY_S = 0.25
+KEPT_TEXTS = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +39,12 @@ class Found:
 
     Attributes:
         hits: One page, nearest first, or last ingested first when nothing but a filter was given.
-        total: Frames on all pages.
+        total: Hits on all pages.
         rows: Size of the fleet that was looked at; given back as `as_of`, the next page continues this one.
         missing: Frames that have no vector yet, so that a search for likeness cannot have found them.
         took_ms: Milliseconds.
         notice: One line for people when the small encoder stands in.
+        next_cursor: For the page after this one, None at the end.
     """
 
     hits: Sequence[Hit]
@@ -54,6 +53,7 @@ class Found:
     missing: int
     took_ms: float
     notice: str | None
+    next_cursor: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,19 +63,20 @@ class Facets:
     Attributes:
         counts: Values by key, most frequent first. A key that the filter itself names is counted as if it did not, so that the other
             choices stay in sight.
+        histograms: The same for numbers, in bins.
         total: Frames that match the filter.
         terms: The filter, taken apart.
     """
 
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    histograms: dict[str, Histogram] = field(default_factory=dict)
     total: int
     terms: tuple[Term, ...]
 
 
 class Curator:
-    """Loads each part when it is first asked for and refreshes it whenever it is asked for. Safe to share between threads.
-
-    A refresh that finds nothing new costs one small query, so nothing here is ever older than the question.
+    """Loads each part when it is first asked for and refreshes it whenever it is asked for, or, while it is `kept_fresh`, from a thread of
+    its own every quarter of a second. Safe to share between threads.
     """
 
     def __init__(self, platform: Platform) -> None:
@@ -86,6 +87,44 @@ class Curator:
         self._columns: Columns | None = None
         self._index: VectorIndex | None = None
         self._encoder: Encoder | None = None
+        self._texts: Recent[NDArray[np.float32]] = Recent(KEPT_TEXTS)
+        self._is_kept_fresh = False
+        self._kept_choice: EncoderChoice | None = None
+        self._kept_missing: int | None = None
+
+    @contextmanager
+    def kept_fresh(self) -> Iterator[None]:
+        """While it lasts, a thread looks for changes, so that no search waits for the database to say that there are none."""
+        stop = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(stop,), name="curator", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            self._is_kept_fresh = False
+            watcher.join(timeout=10)
+
+    def _watch(self, stop: threading.Event) -> None:
+        self.warm_up()
+        while not stop.is_set():
+            try:
+                self.refresh()
+                self._is_kept_fresh = True
+            except Exception as exc:
+                self._is_kept_fresh = False  # Each search then looks for itself, and says what is wrong.
+                log.debug("refresh_failed", reason=str(exc))
+            stop.wait(LOOKS_EVERY_S)
+
+    def refresh(self) -> None:
+        """Takes in what has changed since the last time, of those parts that are loaded."""
+        self._kept_choice = encoders.chosen(self._platform)
+        columns, index = self._columns, self._index
+        if columns is not None:
+            columns.refresh()
+        if index is not None:
+            index.refresh()
+            self._kept_missing = self._count_missing(index.encoder_id)
 
     def warm_up(self) -> None:
         """Loads what the first search would wait for, if the fleet has something to search. Failing is for that search to report."""
@@ -100,12 +139,19 @@ class Curator:
     def columns(self) -> Columns:
         """The filter columns as of now."""
         from selection.fleet.columns import Columns
+        from service.search_terms import LineTerms
 
         with self._columns_lock:
+            is_new = self._columns is None
             if self._columns is None:
-                self._columns = Columns(self._platform.database)
+                settings = self._platform.settings
+                self._columns = Columns(
+                    self._platform.database, cache=settings.home / "columns" / f"{self._platform.database.name}.npz"
+                )
+                self._columns.provide(LineTerms(self._platform))
             columns = self._columns
-        columns.refresh()
+        if is_new or not columns.rows or not self._is_kept_fresh:
+            columns.refresh()
         return columns
 
     def mask(self, where: str) -> NDArray[np.bool_]:
@@ -118,7 +164,8 @@ class Curator:
 
     def encoder_id(self) -> str:
         """The id of the fleet's encoder. Loads the encoder only when the fleet has not settled on one yet."""
-        return encoders.current_encoder_id(self._platform) or self.encoder().encoder_id
+        choice = self._kept_choice if self._is_kept_fresh else None
+        return choice.encoder_id if choice else encoders.current_encoder_id(self._platform) or self.encoder().encoder_id
 
     def encoder(self) -> Encoder:
         """The encoder; loading it takes seconds.
@@ -137,10 +184,12 @@ class Curator:
 
         encoder_id = self.encoder_id()
         with self._index_lock:
-            if self._index is None or self._index.encoder_id != encoder_id:
+            is_new = self._index is None or self._index.encoder_id != encoder_id
+            if self._index is None or is_new:
                 self._index = VectorIndex(self._platform, encoder_id)
             index = self._index
-        index.refresh()
+        if is_new or not index.size or not self._is_kept_fresh:
+            index.refresh()
         return index
 
     def search(
@@ -149,148 +198,115 @@ class Curator:
         text: str | None = None,
         like: str | None = None,
         image: bytes | None = None,
-        where: str = "",
+        examples: Sequence[Example] = (),
+        where: Filter | str = "",
+        sort: str | None = None,
+        group: str | None = None,
         k: int = 20,
         offset: int = 0,
         as_of: int | None = None,
+        cursor: str | None = None,
     ) -> Found:
-        """One page of the frames nearest to words, a frame or an image, within a filter; without those three, of all that match it.
+        """One page of the frames nearest to words, frames or images, within a filter; without those, of all that match it.
 
         Args:
             text: Words, as one would caption a picture.
-            like: A frame's id, or a unique beginning of it.
+            like: A frame's id, or a unique beginning of it, or a part of a frame as `ID@x0,y0,x1,y1`.
             image: The bytes of an image file.
+            examples: Further things to be near to or far from.
             where: The filter, see `selection.fleet.filters`.
+            sort: See `selection.ranking.search.Request`.
+            group: A key, such as `drive`: of the frames with one value only the first is a hit.
             k: Hits on a page.
             offset: Hits to leave out.
             as_of: `rows` of an earlier page: frames that came later do not push the ones on the next page down.
+            cursor: `next_cursor` of the page before.
 
         Raises:
-            InvalidInput: A bad filter or image, or several things to look for.
+            InvalidInput: A bad filter, image, box, sort key or cursor.
             NotFound: `like` is no frame.
             Conflict: `like` has no vector yet.
         """
+        from selection.ranking import search
+        from selection.ranking.examples import Example, frame_example
+
         began = time.monotonic()
-        text = text.strip() or None if text is not None else None
+        asked = [Example(kind="text", value=text)] if text is not None and text.strip() else []
+        asked += [frame_example(like)] if like is not None else []
+        asked += [Example(kind="image", value="image", image=image)] if image is not None else []
+        request = search.Request(
+            examples=(*asked, *examples),
+            where=parse_filter(where) if isinstance(where, str) else where,
+            sort=sort,
+            group=group,
+            k=k,
+            offset=offset,
+            as_of=as_of,
+            cursor=cursor,
+        )
         columns = self.columns()
-        missing = 0
-        if text is None and like is None and image is None:
-            hits, total = self._browse(columns, where=where, k=k, offset=offset, as_of=as_of)
-        else:
-            hits, total = self._rank(columns, text=text, like=like, image=image, where=where, k=k, offset=offset)
-            # Shards rather than vectors are counted: a frame that cannot be read any more waits for nothing.
-            missing = max(0, columns.rows - shards.row_total(self._platform.database, "vectors", self.encoder_id()))
-        choice = encoders.chosen(self._platform) if text is not None or image is not None else None
+        index = self.index() if request.examples else None
+        encoder = self.encoder() if any(one.needs_encoder for one in request.examples) else None
+        page = search.find(
+            self._platform, request, columns=columns, index=index, encoder=encoder, text_vector=self._text_vector
+        )
         return Found(
-            hits=hits,
-            total=total,
-            rows=columns.rows,
-            missing=missing,
+            hits=page.hits,
+            total=page.total,
+            rows=page.rows,
+            missing=0 if index is None else self._missing(index.encoder_id),
             took_ms=(time.monotonic() - began) * 1000,
-            notice=choice.notice if choice else None,
+            notice=self._notice() if encoder is not None else None,
+            next_cursor=page.next_cursor,
         )
 
-    def facets(self, where: str = "") -> Facets:
+    def _text_vector(self, words: str) -> NDArray[np.float32]:
+        encoder = self.encoder()
+        return self._texts.get((encoder.encoder_id, words), lambda: encoder.encode_texts([words])[0])
+
+    def _missing(self, encoder_id: str) -> int:
+        kept = self._kept_missing if self._is_kept_fresh else None
+        return self._count_missing(encoder_id) if kept is None else kept
+
+    def _count_missing(self, encoder_id: str) -> int:
+        # Shards rather than vectors are counted: a frame that cannot be read any more waits for nothing.
+        embedded = shards.row_total(self._platform.database, "vectors", encoder_id)
+        return max(0, (self._columns.rows if self._columns is not None else 0) - embedded)
+
+    def _notice(self) -> str | None:
+        choice = self._kept_choice if self._is_kept_fresh else encoders.chosen(self._platform)
+        return choice.notice if choice else None
+
+    def facets(self, where: Filter | str = "") -> Facets:
         """Counts for the filters beside the grid.
 
         Raises:
             InvalidInput: A bad filter.
         """
         columns = self.columns()
-        asked = parse_filter(where)
-        mask = columns.mask(asked)
-        counts = columns.facets(mask=mask)
+        asked = parse_filter(where) if isinstance(where, str) else where
+        total = columns.count(asked)
+        counts = columns.facets(where=asked)
+        histograms = columns.histograms(asked)
         for key in {_plain(term.key) for term in asked.terms if isinstance(term, ValueTerm)}:
             others = tuple(t for t in asked.terms if not (isinstance(t, ValueTerm) and _plain(t.key) == key))
-            without = columns.mask(Filter(text="", terms=others))
+            without = Filter(text="", terms=others)
             for name in (name for name in columns.keys if _plain(name) == key):
-                counts |= columns.facets([name], mask=without)
-        return Facets(counts=counts, total=int(mask.sum()), terms=asked.terms)
-
-    def _browse(
-        self, columns: Columns, *, where: str, k: int, offset: int, as_of: int | None
-    ) -> tuple[Sequence[Hit], int]:
-        from selection.ranking import search
-
-        chosen = parse_filter(where)
-        if chosen.terms:
-            mask = columns.mask(chosen)
-            total = int(mask.sum())
-            later = int(mask[as_of:].sum()) if as_of is not None else 0
-        else:
-            total = columns.rows
-            later = max(0, total - as_of) if as_of is not None else 0
-        hits = search.browse(self._platform, where=chosen, k=k, offset=offset + later, columns=columns)
-        return hits, total - later
-
-    def _rank(
-        self,
-        columns: Columns,
-        *,
-        text: str | None,
-        like: str | None,
-        image: bytes | None,
-        where: str,
-        k: int,
-        offset: int,
-    ) -> tuple[Sequence[Hit], int]:
-        import numpy as np
-
-        from selection.ranking import search
-
-        if sum(given is not None for given in (text, like, image)) > 1:
-            raise InvalidInput("give words, an image or a frame to look for, not several of them")
-        chosen = parse_filter(where)
-        encoder = self.encoder() if like is None else None
-        index = self.index()
-        hits = search.search(
-            self._platform,
-            text=text,
-            like=like,
-            image=image,
-            where=chosen,
-            k=k,
-            offset=offset,
-            encoder=encoder,
-            index=index,
-            columns=columns,
-        )
-        total = int(index.has(np.flatnonzero(columns.mask(chosen))).sum()) if chosen.terms else index.size
-        return hits, total
+                if name in histograms:
+                    histograms[name] = columns.histograms(without)[name]
+                else:
+                    counts |= columns.facets([name], where=without)
+        return Facets(counts=counts, histograms=histograms, total=total, terms=asked.terms)
 
 
-def split_query(query: str) -> tuple[str, str]:
-    """Takes apart what was typed into one box: words for the encoder, and `key:value` terms for the filter.
+def parse_box(query: str, *, where: str = "") -> tuple[filters.Query, Filter]:
+    """What was typed into the one box, and the filter that it makes together with one given beside it.
 
-    >>> split_query('night crossing timeofday:dusk -site:"north yard"')
-    ('night crossing', 'timeofday:dusk -site:"north yard"')
+    Raises:
+        InvalidInput: One of them cannot be understood; the message names which, and the character.
     """
-    terms: list[str] = []
-
-    def take(found: re.Match[str]) -> str:
-        if found.start() and not query[found.start() - 1].isspace():
-            return found[0]
-        terms.append(found[0])
-        return " "
-
-    words = _TERM.sub(take, query)
-    return " ".join(words.split()), " ".join(terms)
-
-
-def term_text(term: Term) -> str:
-    """A term as the filter language writes it."""
-    if isinstance(term, TimeTerm):
-        moment = term.moment.isoformat().replace("+00:00", "Z")
-        return f"{'after' if term.is_after else 'before'}:{moment}"
-    values = [_quoted(value) for value in term.values] + [f"{_quoted(prefix)}*" for prefix in term.prefixes]
-    return f"{'-' if term.negated else ''}{term.key}:{','.join(values)}"
-
-
-def _quoted(value: str) -> str:
-    if re.fullmatch(r"[^\s\",*\\]+", value):
-        return value
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    read = filters.parse_query(query)
+    return read, filters.joined([parse_filter(where), read.filter])
 
 
 def _plain(key: str) -> str:

@@ -49,6 +49,15 @@ def embed(platform: Platform, curator: Curator) -> bool:
     return embedding.embed_missing(platform, curator.encoder()) > 0
 
 
+def index(platform: Platform, curator: Curator) -> bool:
+    """Builds the index files of this machine for shards that came since the last time; searching goes on meanwhile."""
+    from selection.embedding import encoders
+
+    if encoders.current_encoder_id(platform) is None:
+        return False
+    return curator.index().build() > 0
+
+
 def predict(platform: Platform) -> bool:
     """Gives every row predictions from each task's current model."""
     from selection import shards
@@ -152,6 +161,7 @@ class Reconcilers:
         clock = now_utc
         self._rounds: dict[str, Callable[[], bool]] = {
             "embed": lambda: embed(platform, curator),
+            "index": lambda: index(platform, curator),
             "predict": lambda: predict(platform),
             "annotate": lambda: annotate(platform, clock=clock),
             "trigger": lambda: trigger(platform, clock=clock),

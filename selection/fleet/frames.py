@@ -6,6 +6,7 @@ have no holes and become visible in order: the counter and the records move in o
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +27,11 @@ FrameId = NewType("FrameId", str)
 T = TypeVar("T")
 
 INDEXES: dict[str, list[IndexModel]] = {
-    "frames": [IndexModel([("row", ASCENDING)], unique=True), IndexModel([("drive", ASCENDING)])],
+    "frames": [
+        IndexModel([("row", ASCENDING)], unique=True),
+        IndexModel([("drive", ASCENDING)]),
+        IndexModel([("changed_at", ASCENDING)], sparse=True),
+    ],
     "sightings": [IndexModel([("frame_id", ASCENDING)])],
     "counters": [],
 }
@@ -54,6 +59,8 @@ class FrameFacts:
         object_key: The original bytes in the object store.
         preview_key: The preview (JPEG) in the object store.
         ingested_at: UTC, aware.
+        withdrawn_at: When the frame was taken out of the fleet: it keeps its row and its past, but nothing finds it any more.
+        changed_at: When its record last changed after it was inserted, None for one that never did.
     """
 
     frame_id: FrameId
@@ -73,6 +80,8 @@ class FrameFacts:
     object_key: str
     preview_key: str
     ingested_at: datetime
+    withdrawn_at: datetime | None = None
+    changed_at: datetime | None = None
 
     def __post_init__(self) -> None:
         """Checks that the id is the one its content gives.
@@ -200,6 +209,47 @@ def known(db: Db, ids: Iterable[FrameId]) -> dict[FrameId, Document]:
     }
 
 
+def changed_since(db: Db, moment: datetime, *, below_row: int) -> list[tuple[int, datetime]]:
+    """Rows whose record changed after a moment, with the time of it, in the order of their changes."""
+    query: Document = {"changed_at": {"$gt": moment}}
+    found = db.frames.find(query, {"_id": 0, "row": 1, "changed_at": 1}).sort("changed_at", ASCENDING)
+    return [(int(one["row"]), one["changed_at"]) for one in found if one["row"] < below_row]
+
+
+def withdraw(db: Db, ids: Sequence[str], now: datetime) -> list[FrameId]:
+    """Takes frames out of the fleet: they keep their rows, labels and lineage, but no search, count or pool holds them.
+
+    Args:
+        ids: Full ids or unique beginnings of them.
+        now: UTC.
+    Returns:
+        Those that were not withdrawn before.
+    Raises:
+        NotFound, InvalidInput: One of the ids is no frame's; nothing was changed then.
+    """
+    return _set_withdrawn(db, ids, withdrawn_at=to_the_millisecond(now), now=now)
+
+
+def restore(db: Db, ids: Sequence[str], now: datetime) -> list[FrameId]:
+    """Takes withdrawn frames back into the fleet; arguments and errors as `withdraw`.
+
+    Returns:
+        Those that had been withdrawn.
+    """
+    return _set_withdrawn(db, ids, withdrawn_at=None, now=now)
+
+
+def _set_withdrawn(db: Db, ids: Sequence[str], *, withdrawn_at: datetime | None, now: datetime) -> list[FrameId]:
+    whole = [FrameId(one) for one in dict.fromkeys(ids) if re.fullmatch(r"[0-9a-f]{32}", one)]
+    known = get_many(db, whole)
+    found = {frame.frame_id: frame for frame in (known.get(FrameId(one)) or get(db, one) for one in ids)}
+    turned = [one.frame_id for one in found.values() if (one.withdrawn_at is None) != (withdrawn_at is None)]
+    change = {"$set": {"withdrawn_at": withdrawn_at, "changed_at": to_the_millisecond(now)}}
+    for batch in _batched(turned):
+        database.retrying(functools.partial(db.frames.update_many, {"_id": {"$in": batch}}, change))
+    return turned
+
+
 def register(db: Db, facts: Sequence[FrameFacts]) -> set[FrameId]:
     """Gives the new ones among `facts` their rows and records, all or none.
 
@@ -262,10 +312,9 @@ def sightings_of(db: Db, frame_id: FrameId) -> list[Sighting]:
 
 def from_document(document: Mapping[str, Any]) -> Frame:
     """The frame that a stored document holds."""
-    fields = dict(document)
-    fields["frame_id"] = FrameId(fields.pop("_id"))
-    fields["location"] = tuple(fields["location"]) if fields.get("location") else None
-    return Frame(**fields)
+    known = {name: document[name] for name in Frame.__dataclass_fields__ if name in document}
+    location = tuple(document["location"]) if document.get("location") else None
+    return Frame(**known | {"frame_id": FrameId(document["_id"]), "location": location})
 
 
 def _to_document(facts: FrameFacts, *, row: int) -> Document:

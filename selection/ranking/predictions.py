@@ -22,7 +22,7 @@ class Predictions:
     def __init__(self, platform: Platform, model_id: str) -> None:
         """Loads nothing yet: call `refresh` before asking for scores; probabilities need no refresh."""
         self._platform = platform
-        self._model_id = model_id
+        self.model_id = model_id
         self._seen: set[tuple[str, str]] = set()
         self._extent = (0, 0)
         self._scores = {name: GrowingArray(np.float32, default=np.nan) for name in SCORES}
@@ -30,10 +30,10 @@ class Predictions:
     def refresh(self) -> None:
         """Takes in the scores of shards committed since the last time. A corrupt one is left out until it was made again."""
         database = self._platform.database
-        if shards.extent(database, "predictions", self._model_id) == self._extent:
+        if shards.extent(database, "predictions", self.model_id) == self._extent:
             return
         taken: list[Shard] = []
-        for record in shards.records(database, "predictions", self._model_id):
+        for record in shards.records(database, "predictions", self.model_id):
             if (record.shard_id, record.digest) in self._seen:
                 taken.append(record)
                 continue
@@ -71,7 +71,7 @@ class Predictions:
 
     def probabilities_by_row(self, rows: Sequence[int]) -> dict[int, NDArray[np.float32]]:
         """Probabilities, shape (C,), for those of the rows that the model has seen and could read. Reads only the shards they are in."""
-        listed = shards.records(self._platform.database, "predictions", self._model_id)
+        listed = shards.records(self._platform.database, "predictions", self.model_id)
         wanted: dict[int, list[int]] = {}
         starts = [record.start for record in listed]
         for row in dict.fromkeys(int(row) for row in rows):

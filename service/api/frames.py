@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Header
@@ -68,6 +68,14 @@ class PredictionOut(BaseModel):
     probabilities: dict[str, float]
 
 
+class WithdrawnOut(BaseModel):
+    """Whether a frame is withdrawn now, and whether that is new."""
+
+    frame_id: str
+    withdrawn: bool
+    changed: bool
+
+
 class FrameOut(BaseModel):
     """Everything about one frame."""
 
@@ -87,6 +95,7 @@ class FrameOut(BaseModel):
     attributes: dict[str, Any]
     source: str
     ingested_at: datetime
+    withdrawn_at: datetime | None
     sightings: list[SightingOut]
     labels: list[LabelOut]
     batches: list[PlaceOut]
@@ -133,6 +142,15 @@ def read_image(frame_id: str, line: OneLine, if_none_match: str | None = Header(
     if if_none_match == etag:
         return Response(status_code=304, headers={"etag": etag, "cache-control": _FOR_EVER})
     return image_response(line.platform, frames.get(line.platform.database, frame_id), etag=etag)
+
+
+@router.post("/{frame_id}/withdraw")
+def withdraw(frame_id: str, line: OneLine, undo: bool = False) -> WithdrawnOut:
+    """Takes a frame out of the fleet, or with `undo` back into it. It keeps its row, labels and lineage, but nothing finds it."""
+    turn = frames.restore if undo else frames.withdraw
+    changed = turn(line.platform.database, [frame_id], datetime.now(UTC))
+    line.curator.refresh()
+    return WithdrawnOut(frame_id=frame_id, withdrawn=not undo, changed=bool(changed))
 
 
 def image_response(platform: Platform, frame: Frame, *, etag: str, headers: dict[str, str] | None = None) -> Response:

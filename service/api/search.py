@@ -1,31 +1,52 @@
-"""Search: words, an image or a frame, within a filter; and the counts beside it."""
+"""Search: words, images, frames and parts of frames, within a filter, in any order; and the counts beside it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, File, Query, UploadFile
 from pydantic import BaseModel
+from pydantic_core import to_json
+from starlette.responses import Response
 
 from infra.errors import InvalidInput
-from selection.fleet.filters import Term, TimeTerm, parse_filter
-from selection.fleet.frames import Frame
+from selection.fleet.filters import Filter, NearTerm, Term, TimeTerm, term_text, value_texts
+from selection.fleet.filters import Query as Typed
+from selection.ranking.examples import Example, frame_example
+from selection.ranking.search import Hit
 from service.api.errors import RESPONSES
 from service.api.line import OneLine
-from service.curator import Found, split_query, term_text
+from service.curator import Found, parse_box
 
 router = APIRouter(tags=["search"], responses={422: RESPONSES[422]})
 
 LARGEST_PAGE = 500
 LARGEST_IMAGE = 64 * 1024 * 1024
 
-Where = Annotated[str, Query(description="Filter, for example `timeofday:dusk,night -weather:rain after:2026-03-01`.")]
+Box = Annotated[
+    str,
+    Query(description='One box: words and `key:value` terms together; `-word` and `-"some words"` are to be far from.'),
+]
+Where = Annotated[
+    str, Query(description="Filter, for example `timeofday:dusk,night -weather:rain speed_kph:>40 after:2026-03-01`.")
+]
+Texts = Annotated[list[str], Query(description="Words, as one would caption a picture; several are all to be near to.")]
+Frames = Annotated[list[str], Query(description="A frame's id, or a part of one as `ID@x0,y0,x1,y1` in pixels.")]
+Sort = Annotated[
+    str | None,
+    Query(
+        description="`similarity`, `captured`, `row` (order of ingest) or a key with numbers; with a minus descending."
+    ),
+]
+Group = Annotated[str | None, Query(description="A key, such as `drive`: of the frames with one value only the first.")]
 PageSize = Annotated[int, Query(ge=1, le=LARGEST_PAGE, description="Hits on a page.")]
 Offset = Annotated[int, Query(ge=0, description="Hits to leave out.")]
 AsOf = Annotated[
     int | None, Query(ge=0, description="`rows` of an earlier page: frames that came later do not shift this one.")
 ]
+After = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
 
 
 class TermOut(BaseModel):
@@ -37,8 +58,33 @@ class TermOut(BaseModel):
     text: str
 
 
+class MatchedOut(BaseModel):
+    """A term that a frame passes, and what it is about the frame that the term asks for."""
+
+    text: str
+    value: str | None
+
+
+class NearestOut(BaseModel):
+    """The example that a frame is most like."""
+
+    kind: Literal["text", "frame", "image"]
+    value: str
+    crop_xyxy_px: tuple[float, float, float, float] | None
+    similarity: float
+
+
+class WhyOut(BaseModel):
+    """Why a frame is among the hits."""
+
+    nearest: NearestOut | None
+    terms: list[MatchedOut]
+
+
 class HitOut(BaseModel):
-    """A found frame. `score` is the cosine similarity, null when nothing was asked for but the filter."""
+    """A found frame. `score` is the cosine similarity to the query, null when nothing was asked for but the filter; `sort_value` what it was
+    sorted by; `further` how many further frames its group has.
+    """
 
     frame_id: str
     row: int
@@ -50,10 +96,15 @@ class HitOut(BaseModel):
     attributes: dict[str, Any]
     width: int
     height: int
+    sort_value: float | None
+    further: int | None
+    why: WhyOut
 
 
 class SearchOut(BaseModel):
-    """One page of hits, and how the query was understood. `missing` frames have no vector yet, so likeness cannot find them."""
+    """One page of hits, and how the query was understood: `words` is the part of the box that is no filter, `text` its main text. `missing`
+    frames have no vector yet, so likeness cannot find them. `next_cursor` asks for the page after this one.
+    """
 
     hits: list[HitOut]
     total: int
@@ -61,93 +112,183 @@ class SearchOut(BaseModel):
     missing: int
     took_ms: float
     notice: str | None
+    next_cursor: str | None
+    words: str
     text: str
     where: str
     terms: list[TermOut]
 
 
+class HistogramOut(BaseModel):
+    """Frames by number: `counts[i]` of them from `edges[i]` to below `edges[i + 1]`."""
+
+    edges: list[float]
+    counts: list[int]
+
+
 class FacetsOut(BaseModel):
-    """Frames by value for each key."""
+    """Frames by value for each key, and by number for each key with many of them."""
 
     facets: dict[str, dict[str, int]]
+    histograms: dict[str, HistogramOut]
     total: int
     terms: list[TermOut]
 
 
-@router.get("/search")
+@router.get("/search", response_model=SearchOut)
 def search(
     line: OneLine,
-    q: Annotated[str, Query(description="One box: words and `key:value` terms together.")] = "",
-    text: Annotated[str, Query(description="Words, as one would caption a picture.")] = "",
-    like: Annotated[str | None, Query(description="A frame's id: find frames like it.")] = None,
+    q: Box = "",
+    text: Texts = [],  # noqa: B006 - FastAPI copies it
+    not_text: Texts = [],  # noqa: B006
+    like: Frames = [],  # noqa: B006
+    unlike: Frames = [],  # noqa: B006
     where: Where = "",
+    sort: Sort = None,
+    group: Group = None,
     k: PageSize = 50,
     offset: Offset = 0,
     as_of: AsOf = None,
-) -> SearchOut:
-    """Frames nearest to words or to a frame, within a filter; without both, all that match it, last ingested first."""
-    typed_words, typed_terms = split_query(q)
-    words = " ".join(part for part in (text.strip(), typed_words) if part)
-    full = " ".join(part for part in (where.strip(), typed_terms) if part)
-    found = line.curator.search(text=words or None, like=like or None, where=full, k=k, offset=offset, as_of=as_of)
-    return _answer(found, text=words, where=full)
+    cursor: After = None,
+) -> Response:
+    """Frames near to words, frames or parts of frames and far from others, within a filter; without those, all that match it."""
+    typed, full = parse_box(q, where=where)
+    asked = _examples(typed, text=text, not_text=not_text, like=like, unlike=unlike)
+    found = line.curator.search(
+        examples=asked,
+        where=full,
+        sort=sort or None,
+        group=group or None,
+        k=k,
+        offset=offset,
+        as_of=as_of,
+        cursor=cursor or None,
+    )
+    return _answer(found, typed=typed, text=" ".join([*text, typed.words]).strip(), where=full)
 
 
-@router.post("/search/image")
+@router.post("/search/image", response_model=SearchOut)
 def search_by_image(
     line: OneLine,
     file: Annotated[UploadFile, File(description="An image file.")],
+    q: Box = "",
+    text: Texts = [],  # noqa: B006
+    not_text: Texts = [],  # noqa: B006
+    like: Frames = [],  # noqa: B006
+    unlike: Frames = [],  # noqa: B006
     where: Where = "",
+    sort: Sort = None,
+    group: Group = None,
     k: PageSize = 50,
     offset: Offset = 0,
-) -> SearchOut:
-    """Frames nearest to an uploaded image, within a filter. The image is not kept."""
+    as_of: AsOf = None,
+    cursor: After = None,
+) -> Response:
+    """As the search, with an uploaded image to be near to as well. The image is not kept."""
     data = file.file.read(LARGEST_IMAGE + 1)
     if len(data) > LARGEST_IMAGE:
         raise InvalidInput(f"the image is larger than {LARGEST_IMAGE // 2**20} MiB")
-    found = line.curator.search(image=data, where=where, k=k, offset=offset)
-    return _answer(found, text="", where=where)
+    typed, full = parse_box(q, where=where)
+    uploaded = Example(kind="image", value=file.filename or "image", image=data)
+    asked = [uploaded, *_examples(typed, text=text, not_text=not_text, like=like, unlike=unlike)]
+    found = line.curator.search(
+        examples=asked,
+        where=full,
+        sort=sort or None,
+        group=group or None,
+        k=k,
+        offset=offset,
+        as_of=as_of,
+        cursor=cursor or None,
+    )
+    return _answer(found, typed=typed, text=" ".join([*text, typed.words]).strip(), where=full)
 
 
-@router.get("/facets")
-def facets(line: OneLine, where: Where = "") -> FacetsOut:
+@router.get("/facets", response_model=FacetsOut)
+def facets(line: OneLine, where: Where = "", q: Box = "") -> Response:
     """How many of the frames that match a filter have each value. Keys that the filter names are counted as if it did not."""
-    found = line.curator.facets(where)
-    return FacetsOut(facets=found.counts, total=found.total, terms=[_term(term) for term in found.terms])
-
-
-def _answer(found: Found, *, text: str, where: str) -> SearchOut:
-    return SearchOut(
-        hits=[_hit(hit.frame, score=hit.score) for hit in found.hits],
-        total=found.total,
-        rows=found.rows,
-        missing=found.missing,
-        took_ms=round(found.took_ms, 1),
-        notice=found.notice,
-        text=text,
-        where=where,
-        terms=[_term(term) for term in parse_filter(where).terms],
+    found = line.curator.facets(parse_box(q, where=where)[1])
+    return _json(
+        {
+            "facets": found.counts,
+            "histograms": {key: {"edges": one.edges, "counts": one.counts} for key, one in found.histograms.items()},
+            "total": found.total,
+            "terms": [_term(term) for term in found.terms],
+        }
     )
 
 
-def _hit(frame: Frame, *, score: float | None) -> HitOut:
-    return HitOut(
-        frame_id=frame.frame_id,
-        row=frame.row,
-        score=None if score is None else round(float(score), 6),
-        site=frame.site,
-        drive=frame.drive,
-        camera=frame.camera,
-        captured_at=frame.captured_at,
-        attributes=dict(frame.attributes),
-        width=frame.width,
-        height=frame.height,
+def _examples(
+    typed: Typed, *, text: Sequence[str], not_text: Sequence[str], like: Sequence[str], unlike: Sequence[str]
+) -> list[Example]:
+    near = [*filter(None, map(str.strip, text)), *typed.texts]
+    far = [*filter(None, map(str.strip, not_text)), *typed.without]
+    return [
+        *(Example(kind="text", value=one) for one in near),
+        *(Example(kind="text", value=one, negative=True) for one in far),
+        *(frame_example(one) for one in like if one),
+        *(frame_example(one, negative=True) for one in unlike if one),
+    ]
+
+
+def _answer(found: Found, *, typed: Typed, text: str, where: Filter) -> Response:
+    return _json(
+        {
+            "hits": [_hit(hit) for hit in found.hits],
+            "total": found.total,
+            "rows": found.rows,
+            "missing": found.missing,
+            "took_ms": round(found.took_ms, 1),
+            "notice": found.notice,
+            "next_cursor": found.next_cursor,
+            "words": typed.written_words(),
+            "text": text,
+            "where": where.text,
+            "terms": [_term(term) for term in where.terms],
+        }
     )
 
 
-def _term(term: Term) -> TermOut:
+def _json(body: dict[str, Any]) -> Response:
+    # The models above describe the answer; checking our own fifty hits against them takes longer than finding them.
+    return Response(to_json(body, inf_nan_mode="null"), media_type="application/json")
+
+
+def _hit(hit: Hit) -> dict[str, Any]:
+    frame, reason = hit.frame, hit.reason
+    near = reason.nearest
+    return {
+        "frame_id": frame.frame_id,
+        "row": frame.row,
+        "score": None if hit.score is None else round(float(hit.score), 6),
+        "site": frame.site,
+        "drive": frame.drive,
+        "camera": frame.camera,
+        "captured_at": frame.captured_at,
+        "attributes": dict(frame.attributes),
+        "width": frame.width,
+        "height": frame.height,
+        "sort_value": hit.sort_value,
+        "further": hit.further,
+        "why": {
+            "nearest": near
+            and {
+                "kind": near.kind,
+                "value": near.value,
+                "crop_xyxy_px": near.crop_xyxy_px,
+                "similarity": round(reason.similarity or 0.0, 6),
+            },
+            "terms": [{"text": text, "value": value} for text, value in reason.terms],
+        },
+    }
+
+
+def _term(term: Term) -> dict[str, Any]:
     if isinstance(term, TimeTerm):
-        key = "after" if term.is_after else "before"
-        return TermOut(key=key, values=[term.moment.isoformat()], negated=False, text=term_text(term))
-    values = [*term.values, *(f"{prefix}*" for prefix in term.prefixes)]
-    return TermOut(key=term.key, values=values, negated=term.negated, text=term_text(term))
+        key, values, negated = "after" if term.is_after else "before", [term.moment.isoformat()], False
+    elif isinstance(term, NearTerm):
+        key, values, negated = "near", [term_text(term).partition(":")[2]], term.negated
+    else:
+        plain = [*term.values, *(f"{prefix}*" for prefix in term.prefixes)]
+        key, values, negated = term.key, [*plain, *value_texts(term)[len(plain) :]], term.negated
+    return {"key": key, "values": values, "negated": negated, "text": term_text(term)}

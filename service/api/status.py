@@ -20,6 +20,17 @@ class EncoderOut(BaseModel):
     notice: str | None
 
 
+class IndexOut(BaseModel):
+    """How vectors are searched, and the share of the exact nearest 50 that a search finds, as measured when the index was built."""
+
+    encoder_id: str
+    kind: str
+    rows: int
+    tail_rows: int
+    recall: dict[str, float] | None
+    segments: list[dict[str, Any]]
+
+
 class TaskStatus(BaseModel):
     """How far a task has come."""
 
@@ -50,6 +61,7 @@ class StatusOut(BaseModel):
     embedded: int
     rejects: int
     encoder: EncoderOut
+    index: IndexOut | None
     tasks: list[TaskStatus]
     reconcilers: list[ReconcilerOut]
 

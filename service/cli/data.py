@@ -20,6 +20,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(ingest)
     app.command()(embed)
     app.command()(search)
+    app.command()(withdraw)
     app.command()(rejects)
     app.command()(status)
 
@@ -52,6 +53,7 @@ def embed(
     """Gives every frame a vector from the current encoder; resumes where it was stopped."""
     from selection.embedding import encoders
     from selection.embedding.embed import embed_missing
+    from selection.embedding.index import VectorIndex
     from service.curator import Curator
 
     with platform() as opened, progress_bar("embedding") as progress:
@@ -61,6 +63,11 @@ def embed(
         if encoder.notice:
             typer.echo(encoder.notice, err=True)
         rows = embed_missing(opened, encoder, progress=progress)
+        index = VectorIndex(opened, encoder.encoder_id)
+        index.refresh()
+        if index.build_due():
+            typer.echo("building the index", err=True)
+            index.build()
     show(
         {"embedded": rows, "encoder_id": encoder.encoder_id},
         as_json=as_json,
@@ -69,29 +76,60 @@ def embed(
 
 
 def search(
-    text: Annotated[str | None, typer.Argument(help="What to look for, in words.", show_default=False)] = None,
+    query: Annotated[
+        str | None,
+        typer.Argument(
+            help="The search box: words, and terms such as weather:rain speed_kph:>40 -site:north near:35.0,137.1,5km.",
+            show_default=False,
+        ),
+    ] = None,
     image: Annotated[Path | None, typer.Option(help="Look for frames like this image file.")] = None,
-    like: Annotated[str | None, typer.Option(help="Look for frames like this frame (its id).")] = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Look for frames like this frame, or a part of it: ID@x0,y0,x1,y1. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    unlike: Annotated[
+        list[str] | None, typer.Option(help="Look away from this frame. May be repeated.", show_default=False)
+    ] = None,
     where: Annotated[
         str, typer.Option(help="Only frames that match, for example 'timeofday:dusk -weather:rain'.")
     ] = "",
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            help="similarity, captured, row or a key with numbers; descending with a minus, as --sort=-captured."
+        ),
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="A key, such as drive: of the frames with one value show only the first.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="How many frames.")] = 20,
+    cursor: Annotated[str | None, typer.Option(help="next_cursor of the page before (see --json).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Finds frames by words, by an image or by another frame."""
+    """Finds frames by words, filters, an image, frames or parts of them."""
     from infra.errors import InvalidInput
-    from service.curator import Curator
+    from selection.ranking.examples import Example, frame_example
+    from service.curator import Curator, parse_box
 
-    if sum(given is not None for given in (text, image, like)) > 1:
-        raise InvalidInput("give words, --image or --like, not several of them")
     try:
         data = image.read_bytes() if image is not None else None
     except OSError as exc:
         raise InvalidInput(f"cannot read {image}: {exc.strerror}") from exc
+    typed, full = parse_box(query or "", where=where)
+    examples = [Example(kind="text", value=text) for text in typed.texts]
+    examples += [Example(kind="text", value=text, negative=True) for text in typed.without]
+    examples += [frame_example(one) for one in like or ()]
+    examples += [frame_example(one, negative=True) for one in unlike or ()]
     with platform() as opened:
         if data is not None:
             _check_image(opened, data, name=str(image))
-        found = Curator(opened).search(text=text, image=data, like=like, where=where, k=k)
+        found = Curator(opened).search(
+            image=data, examples=examples, where=full, sort=sort, group=group, k=k, cursor=cursor
+        )
     if found.notice and not as_json:
         typer.echo(found.notice, err=True)
     if not found.rows:
@@ -104,9 +142,41 @@ def search(
         )
     hits = [_hit(rank, hit) for rank, hit in enumerate(found.hits, start=1)]
     show(
-        {"total": found.total, "missing": found.missing, "notice": found.notice, "hits": hits},
+        {
+            "total": found.total,
+            "missing": found.missing,
+            "notice": found.notice,
+            "next_cursor": found.next_cursor,
+            "hits": hits,
+        },
         as_json=as_json,
-        text=lambda: _hits_text(hits, total=found.total),
+        text=lambda: _hits_text(hits, total=found.total, group=group),
+    )
+
+
+def withdraw(
+    frame_ids: Annotated[
+        list[str], typer.Argument(help="Frame ids, or unique beginnings of them.", show_default=False)
+    ],
+    undo: Annotated[bool, typer.Option("--undo", help="Take them back into the fleet.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Takes frames out of the fleet: no search, count or selection holds them any more; labels and lineage stay."""
+    from datetime import UTC, datetime
+
+    from selection.fleet import frames
+
+    with platform() as opened:
+        turn = frames.restore if undo else frames.withdraw
+        changed = turn(opened.database, frame_ids, datetime.now(UTC))
+    verb = "taken back" if undo else "withdrawn"
+    show(
+        {"changed": changed, "withdrawn": not undo},
+        as_json=as_json,
+        text=lambda: (
+            f"{len(changed)} frames {verb}"
+            + (f", {len(frame_ids) - len(changed)} were already" if len(changed) < len(frame_ids) else "")
+        ),
     )
 
 
@@ -142,12 +212,31 @@ def _check_image(opened: Platform, data: bytes, *, name: str) -> None:
         raise InvalidInput(f"{name}: {exc.message}") from exc
 
 
+def _index_text(index: dict[str, Any]) -> str:
+    waiting = f", {index['tail_rows']} of them not built yet" if index["segments"] and index["tail_rows"] else ""
+    recall = index["recall"]
+    measured = (
+        f"; recall@50 {recall['near']:.4f} for frames, {recall['far']:.4f} for far queries such as texts, "
+        f"{recall['filtered']:.4f} within filters"
+        if recall
+        else ""
+    )
+    return f"index     {index['kind']}, {index['rows']} rows{waiting}{measured}"
+
+
 def _hit(rank: int, hit: Any) -> dict[str, Any]:
     frame = hit.frame
     return {
         "rank": rank,
         "frame_id": frame.frame_id,
         "score": None if hit.score is None else round(float(hit.score), 4),
+        "sort_value": hit.sort_value,
+        "further": hit.further,
+        "why": {
+            "nearest": hit.reason.nearest.written() if hit.reason.nearest else None,
+            "similarity": None if hit.reason.similarity is None else round(hit.reason.similarity, 4),
+            "terms": [{"text": text, "value": value} for text, value in hit.reason.terms],
+        },
         "site": frame.site,
         "drive": frame.drive,
         "captured_at": frame.captured_at,
@@ -162,7 +251,7 @@ def _in_a_word(attributes: dict[str, Any]) -> str:
     return " ".join(f"{key}:{value}" for key, value in short.items() if len(str(value)) <= _LONGEST_SHOWN)
 
 
-def _hits_text(hits: list[dict[str, Any]], *, total: int) -> str:
+def _hits_text(hits: list[dict[str, Any]], *, total: int, group: str | None) -> str:
     rows = [
         [
             h["rank"],
@@ -173,6 +262,10 @@ def _hits_text(hits: list[dict[str, Any]], *, total: int) -> str:
         ]
         for h in hits
     ]
+    if group is not None:
+        rows = [[*row, one["further"]] for row, one in zip(rows, hits, strict=True)]
+        header = ["#", "frame", "score", "drive", "attributes", "further"]
+        return table(header, rows) + f"\n{len(hits)} of {total}, one frame a {group}"
     return table(["#", "frame", "score", "drive", "attributes"], rows) + f"\n{len(hits)} of {total} frames"
 
 
@@ -183,6 +276,8 @@ def _status_text(found: dict[str, Any]) -> str:
         f"embedded  {found['embedded']} with {encoder['id'] or 'no encoder yet; run `mlpl embed`'}",
     ]
     lines += [encoder["notice"]] if encoder["notice"] else []
+    if found["index"] is not None:
+        lines.append(_index_text(found["index"]))
     for task in found["tasks"]:
         model = task["current_model"] or "no model yet"
         lines.append(

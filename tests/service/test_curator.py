@@ -7,61 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from infra.errors import Conflict, InvalidInput
 from infra.platform import Platform
 from selection.embedding import embed
-from selection.fleet.filters import parse_filter
 from selection.fleet.frames import Frame
 from selection.fleet.ingest import ingest
-from service.curator import Curator, split_query, term_text
-
-
-@pytest.mark.parametrize(
-    ("query", "words", "terms"),
-    [
-        ("", "", ""),
-        ("night crossing with pedestrians", "night crossing with pedestrians", ""),
-        ("timeofday:dusk", "", "timeofday:dusk"),
-        ("wet -weather:rain,snow road after:2026-03-01", "wet road", "-weather:rain,snow after:2026-03-01"),
-        ('bus site:"south yard" stop', "bus stop", 'site:"south yard"'),
-        ('site:"a \\"b\\" c",d*', "", 'site:"a \\"b\\" c",d*'),
-        ("at 12 : 30", "at 12 : 30", ""),
-        ('say "stop: now"', 'say "stop: now"', ""),
-    ],
-)
-def test_one_box_for_words_and_terms(query: str, words: str, terms: str) -> None:
-    assert split_query(query) == (words, terms)
-
-
-@given(
-    words=st.lists(st.from_regex(r"[a-z]{1,8}", fullmatch=True), max_size=5),
-    values=st.lists(st.text(min_size=1, max_size=12), max_size=3),
-)
-def test_words_and_terms_are_told_apart(words: list[str], values: list[str]) -> None:
-    quoted = [value.replace("\\", "\\\\").replace('"', '\\"') for value in values]
-    terms = [f'key{i}:"{value}"' for i, value in enumerate(quoted)]
-    assert split_query(" ".join([*words, *terms])) == (" ".join(words), " ".join(terms))
-
-
-@given(values=st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=3), negated=st.booleans())
-def test_a_term_written_out_reads_the_same(values: list[str], negated: bool) -> None:
-    quoted = ",".join('"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for value in values)
-    (term,) = parse_filter(f"{'-' if negated else ''}key:{quoted}").terms
-    (again,) = parse_filter(term_text(term)).terms
-    # A case-folded value may fold further only in its own way, so both are compared as the filter keeps them.
-    assert [value.casefold() for value in again.values] == [value.casefold() for value in term.values]  # type: ignore[union-attr]
-    assert again.negated is negated  # type: ignore[union-attr]
-
-
-def test_times_and_prefixes_are_written_out() -> None:
-    text = "after:2026-03-01T08:00:00Z site:nor* -drive:a,b"
-    assert (
-        " ".join(term_text(term) for term in parse_filter(text).terms)
-        == "after:2026-03-01T08:00:00Z site:nor* -drive:a,b"
-    )
+from service.curator import Curator
 
 
 def test_browsing_shows_the_last_ingested_first(platform: Platform, fleet: list[Frame]) -> None:
@@ -97,8 +49,10 @@ def test_facets_keep_the_other_choices_in_sight(platform: Platform) -> None:
 
 def test_what_cannot_be_asked(platform: Platform, fleet: list[Frame]) -> None:
     curator = Curator(platform)
-    with pytest.raises(InvalidInput, match="not several"):
-        curator.search(text="road", like=fleet[0].frame_id)
+    with pytest.raises(InvalidInput, match="has no numbers"):
+        curator.search(sort="weather")
+    with pytest.raises(InvalidInput, match="cursor"):
+        curator.search(cursor="nonsense")
     with pytest.raises(InvalidInput, match="character 1"):
         curator.search(where="wether:rain")
 

@@ -1,16 +1,17 @@
-// The search page. Everything it shows is in the address: text, where, like, image, and the open frame.
+// The search page. Everything it shows is in the address: q (the words), where, like, unlike, image, sort, group, and the open frame.
 
 import { get, postForm, previewUrl } from "../parts/api.js";
 import { openBatchDialog } from "../parts/batch_dialog.js";
 import { openDetail } from "../parts/detail.js";
 import { emptiness, h, icon, note, put } from "../parts/dom.js";
-import { changedWhere, facetPanel } from "../parts/facets.js";
+import { changedWhere, facetPanel, rangedWhere } from "../parts/facets.js";
 import { count, plural, words } from "../parts/format.js";
 import { Grid } from "../parts/grid.js";
 import { keepImage, keptImage } from "../parts/kept_image.js";
 import { go, query, withQuery } from "../parts/router.js";
 
 const FIRST_PAGE = 200;
+const LIKENESS = ["like", "unlike"];
 
 export function searchPage(home) {
   const page = new SearchPage(home);
@@ -18,15 +19,23 @@ export function searchPage(home) {
   return page;
 }
 
+/** Frames in the address, parted by spaces. */
+const listed = (text) => text.split(" ").filter(Boolean);
+
 class SearchPage {
   constructor(home) {
     this.shown = null; // what the grid shows now, to tell a new search from an opened frame
     this.terms = [];
-    this.facets = facetPanel({ terms: () => this.terms, change: (key, value, next) => this.visit({ where: changedWhere(this.terms, key, value, next) }) });
+    this.numbers = [];
+    this.facets = facetPanel({
+      terms: () => this.terms,
+      change: (key, value, next) => this.visit({ where: changedWhere(this.terms, key, value, next) }),
+      span: (key, text) => this.visit({ where: rangedWhere(this.terms, key, text) }),
+    });
     const size = Number(localStorage.getItem("grid.size")) || 200;
     this.grid = new Grid({
       size,
-      fetchPage: (offset, limit, signal) => this.fetch(offset, limit, signal),
+      fetchPage: (offset, limit, signal, cursor) => this.fetch(offset, limit, signal, cursor),
       open: (_index, hit) => go(withQuery({ frame: hit.frame_id })),
       chosen: () => this.drawChosen(),
     });
@@ -51,17 +60,25 @@ class SearchPage {
 
   /** Goes to this page with some of the search changed; an open frame is closed by it. */
   visit(changes) {
-    return go(withQuery({ frame: null, q: null, ...changes }));
+    return go(withQuery({ frame: null, ...changes }));
+  }
+
+  /** Adds to what to be near to, or far from, or takes one thing away; several stand in the address side by side. */
+  visitExamples(kind, id, { without = false } = {}) {
+    const now = Object.fromEntries(LIKENESS.map((one) => [one, listed(this.search[one]).filter((other) => other !== id)]));
+    if (!without) now[kind].push(id);
+    return this.visit({ like: now.like.join(" "), unlike: now.unlike.join(" "), sort: null });
   }
 
   update(asked) {
-    document.title = asked.text ? `${asked.text} · MLPL` : "MLPL";
-    const search = { q: asked.q || "", text: asked.text || "", where: asked.where || "", like: asked.like || "", image: asked.image || "" };
+    const q = asked.q || asked.text || "";
+    document.title = q ? `${q} · MLPL` : "MLPL";
+    const search = { q, where: asked.where || "", like: asked.like || "", unlike: asked.unlike || "", image: asked.image || "", sort: asked.sort || "", group: asked.group || "" };
     const key = JSON.stringify(search);
     if (key !== this.shown) {
       this.shown = key;
       this.search = search;
-      this.input.value = search.q || search.text;
+      this.input.value = search.q;
       this.run();
     }
     this.showFrame(asked.frame || null);
@@ -84,67 +101,86 @@ class SearchPage {
       this.asOf = found.rows;
       this.found = found;
       this.terms = found.terms;
-      if (this.search.q) this.settle(found);
+      this.drawMistake(null);
+      if (found.where !== this.search.where || found.words !== this.search.q) this.settle(found);
       this.grid.seed(found);
       this.drawBar();
       this.drawBlank();
       this.detail?.mark();
       this.facets.redraw();
-      this.facets.draw(await get("/facets", { where: this.search.where }, { signal }));
+      const facets = await get("/facets", { where: this.search.where }, { signal });
+      this.facets.draw(facets);
+      this.numbers = Object.keys(facets.histograms);
+      this.drawBar();
     } catch (fault) {
       clearTimeout(patience);
       if (fault.name === "AbortError") return;
       this.found = { total: 0, hits: [], terms: this.terms };
       this.grid.seed(this.found);
       this.drawBar("");
+      this.drawMistake(fault);
       this.drawBlank(fault);
     }
   }
 
   /** The server has split what was typed into words and terms; the address says so from now on. */
   settle(found) {
-    this.search = { ...this.search, q: "", text: found.text, where: found.where };
+    this.search = { ...this.search, q: found.words, where: found.where };
     this.shown = JSON.stringify(this.search);
-    this.input.value = found.text;
-    history.replaceState(null, "", withQuery({ q: null, text: found.text, where: found.where }));
+    this.input.value = found.words;
+    history.replaceState(null, "", withQuery({ q: found.words, text: null, where: found.where }));
   }
 
-  async fetch(offset, limit, signal) {
-    const { q, text, where, like, image } = this.search;
-    if (image) {
-      const kept = keptImage(image);
-      if (!kept) throw new Error("This search was made with an image that is on another machine: drop it here again.");
-      const form = new FormData();
-      form.append("file", kept, "image.jpg");
-      return postForm("/search/image", form, { where, k: limit, offset }, { signal });
-    }
-    return get("/search", { q, text, where, like, k: limit, offset, as_of: this.asOf }, { signal });
+  async fetch(offset, limit, signal, cursor) {
+    const { q, where, image, sort, group } = this.search;
+    const asked = { q, where, like: listed(this.search.like), unlike: listed(this.search.unlike), sort, group, k: limit };
+    Object.assign(asked, cursor ? { cursor } : { offset, as_of: this.asOf });
+    if (!image) return get("/search", asked, { signal });
+    const kept = keptImage(image);
+    if (!kept) throw new Error("This search was made with an image that is on another machine: drop it here again.");
+    const form = new FormData();
+    form.append("file", kept, "image.jpg");
+    return postForm("/search/image", form, asked, { signal });
   }
 
   // ---- the box
 
   makeBox() {
-    this.input = h("input", { type: "search", placeholder: "Describe a scene, or filter: timeofday:dusk -weather:rain", "aria-label": "Search", spellcheck: "false", autocomplete: "off" });
+    this.input = h("input", { type: "search", placeholder: "Describe a scene, or filter: timeofday:dusk -weather:rain speed_kph:>40", "aria-label": "Search", spellcheck: "false", autocomplete: "off" });
     const file = h("input", { type: "file", accept: "image/*", hidden: true, onchange: () => this.byImage(file.files[0]) });
     const box = h("form.box", { role: "search", onsubmit: (event) => this.submit(event) }, icon("glass", "glass"), this.input,
       h("div.ends", null, h("kbd.slash", null, "/"), h("button.quiet", { type: "button", title: "Search by an image (or drop one on the page)", "aria-label": "Search by image", onclick: () => file.click() }, icon("image"))), file);
+    this.mistake = h("div.mistake", { role: "alert", hidden: true });
+    box.append(this.mistake);
+    this.input.addEventListener("input", () => this.drawMistake(null));
     put(document.getElementById("slot"), box);
   }
 
   submit(event) {
     event.preventDefault();
     const typed = this.input.value.trim();
-    const goes = { q: typed, text: null, where: this.search.where };
-    if (typed) Object.assign(goes, { like: null, image: null });
     this.input.blur();
     this.grid.node.focus({ preventScroll: true });
-    this.visit(goes);
+    this.visit({ q: typed, text: null });
+  }
+
+  /** A mistake in the box is shown below it, with a mark under the character. */
+  drawMistake(fault) {
+    const { position, origin } = fault?.details ?? {};
+    const here = origin === "query" && position > 0;
+    this.mistake.hidden = !here;
+    if (!here) return;
+    const text = this.input.value;
+    put(this.mistake, h("pre", null, text.slice(0, position - 1), h("mark", null, text.slice(position - 1, position) || " "), text.slice(position)),
+      fault.message.replace(/^query, /, ""));
+    this.input.focus();
+    this.input.setSelectionRange(position - 1, Math.max(position, text.length));
   }
 
   async byImage(file) {
     if (!file) return;
     try {
-      this.visit({ image: await keepImage(file), text: null, like: null });
+      this.visit({ image: await keepImage(file), sort: null });
     } catch {
       note(`${file.name} cannot be read as an image.`, "bad");
     }
@@ -153,22 +189,44 @@ class SearchPage {
   // ---- drawing
 
   drawBar(state) {
-    const { text, like, image } = this.search;
+    const { q, like, unlike, image, sort, group } = this.search;
     const total = this.found?.total ?? 0;
-    const ranked = Boolean(text || like || image);
+    const ranked = Boolean(q || like || unlike || image);
     put(this.bar,
-      h("span.total", { id: "total" }, state ?? plural(total, "frame")),
-      state === undefined && ranked && total > 0 && h("span.faint", null, `nearest first · ${Math.round(this.found.took_ms)} ms`),
-      like && this.seed(previewUrl(like), "like this", { like: null }),
-      image && this.seed(keptImage(image) ? URL.createObjectURL(keptImage(image)) : null, "like this image", { image: null }),
+      h("span.total", { id: "total" }, state ?? (group ? plural(total, words(group)) : plural(total, "frame"))),
+      state === undefined && ranked && !sort && total > 0 && h("span.faint", null, `nearest first · ${Math.round(this.found.took_ms)} ms`),
+      LIKENESS.flatMap((kind) => listed(this.search[kind]).map((id) => this.seed(kind, id))),
+      image && this.seedOf(keptImage(image) ? URL.createObjectURL(keptImage(image)) : null, "like this image", "", () => this.visit({ image: null })),
       this.terms.map((term, i) => this.chip(term, i)),
       h("span.grow"),
+      this.sorter(ranked),
+      h("label.switch", { title: "Show the best frame of each drive (g)" }, h("input", { type: "checkbox", checked: group === "drive", onchange: () => this.regroup() }), "One a drive"),
       total > 0 && h("button.quiet.small", { title: "Choose frames to label from these", onclick: () => this.batch([]) }, "Choose a batch…"),
       h("label", { title: "Thumbnail size (+ and −)" }, this.zoom));
   }
 
-  seed(url, title, without) {
-    return h("span.chip.seed", null, url && h("img", { src: url, alt: "" }), title, h("button", { title: "Remove", "aria-label": "Remove", onclick: () => this.visit(without) }, icon("cross")));
+  sorter(ranked) {
+    const { sort } = this.search;
+    const plain = ranked ? "Nearest first" : "Last ingested first";
+    const choices = [["", plain], ["-captured", "Latest first"], ["captured", "Earliest first"]];
+    for (const key of ["uncertain", ...this.numbers]) choices.push([`-${key}`, `Most ${words(key)}`], [key, `Least ${words(key)}`]);
+    if (sort && !choices.some(([value]) => value === sort)) choices.push([sort, sort]);
+    const node = h("select.sort", { "aria-label": "Sort", onchange: () => this.visit({ sort: node.value }) }, choices.map(([value, title]) => h("option", { value }, title)));
+    node.value = sort;
+    return node;
+  }
+
+  regroup() {
+    return this.visit({ group: this.search.group ? null : "drive" });
+  }
+
+  seed(kind, id) {
+    const title = `${kind === "like" ? "like" : "not like"} ${id.includes("@") ? "a part of this" : "this"}`;
+    return this.seedOf(previewUrl(id.split("@")[0]), title, kind, () => this.visitExamples(kind, id, { without: true }));
+  }
+
+  seedOf(url, title, kind, remove) {
+    return h(kind === "unlike" ? "span.chip.seed.not" : "span.chip.seed", null, url && h("img", { src: url, alt: "" }), title, h("button", { title: "Remove", "aria-label": "Remove", onclick: remove }, icon("cross")));
   }
 
   chip(term, i) {
@@ -183,11 +241,11 @@ class SearchPage {
     const nothing = this.found.total === 0;
     this.grid.node.hidden = nothing;
     if (!nothing) return;
-    const { text, where, like, image } = this.search;
+    const { q, where, like, unlike, image } = this.search;
     const unfiltered = where && h("button", { onclick: () => this.visit({ where: null }) }, "Remove the filter");
     if (fault) this.blank = emptiness("This did not work", fault.message, where || null, unfiltered);
     else if (where) this.blank = emptiness("No frame matches", "Remove a filter above, or click it again on the left.", null, unfiltered);
-    else if (text || like || image) this.blank = emptiness("Nothing to rank yet", "No frame has a vector. `mlpl serve` makes them by itself; by hand:", "mlpl embed");
+    else if (q || like || unlike || image) this.blank = emptiness("Nothing to rank yet", "No frame has a vector. `mlpl serve` makes them by itself; by hand:", "mlpl embed");
     else this.blank = emptiness("No frames yet", "Take in a folder of images, with a metadata.jsonl beside them if you have one:", "mlpl ingest /path/to/images --site my-site");
     this.results.insertBefore(this.blank, this.chosen);
   }
@@ -222,7 +280,9 @@ class SearchPage {
     this.detail = openDetail(frameId, {
       step: (by) => this.step(by),
       close: () => this.visit({}),
-      like: (id) => this.visit({ like: id, text: null, image: null }),
+      like: (id) => this.visitExamples("like", id),
+      unlike: (id) => this.visitExamples("unlike", id),
+      hit: (id) => (hit()?.frame_id === id ? hit() : null),
       select: (id) => this.toggle(id),
       isSelected: (id) => this.grid.selection.has(id),
       place: (id) => (hit()?.frame_id === id ? `${count(this.grid.at + 1)} of ${count(this.found.total)}` : ""),
@@ -299,7 +359,9 @@ class SearchPage {
     }
     if (key === "Escape") return this.back();
     const under = this.detail?.frameId ?? this.grid.hit(this.grid.at)?.frame_id;
-    if (key === "m" && under) return this.visit({ like: under, text: null, image: null }), true;
+    if (key === "m" && under) return this.visitExamples("like", under), true;
+    if (key === "l" && under) return this.visitExamples("unlike", under), true;
+    if (key === "g") return this.regroup(), true;
     if (key === "t" && under) return go(`/trace/${under}`), true;
     if (key === "b" && this.found) return this.batch([...this.grid.selection.keys()]), true;
     if (this.detail) {
@@ -314,6 +376,7 @@ class SearchPage {
   }
 
   back() {
+    if (this.detail?.leaveCrop()) return true;
     if (this.detail) this.visit({});
     else if (this.grid.selection.size) this.grid.clearSelection();
     else return false;

@@ -14,7 +14,9 @@ export class ApiError extends Error {
 function address(path, params) {
   const query = new URLSearchParams();
   for (const [key, value] of Object.entries(params || {})) {
-    if (value !== null && value !== undefined && value !== "") query.set(key, value);
+    for (const one of Array.isArray(value) ? value : [value]) {
+      if (one !== null && one !== undefined && one !== "") query.append(key, one);
+    }
   }
   const tail = query.toString();
   return BASE + path + (tail ? `?${tail}` : "");

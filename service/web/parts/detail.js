@@ -2,29 +2,37 @@
 
 import { get, imageUrl, previewUrl } from "./api.js";
 import { h, icon, note, put } from "./dom.js";
-import { ago, count, figure, moment, percent, words } from "./format.js";
+import { cropper } from "./cropper.js";
+import { ago, count, figure, moment, percent, reasons, words } from "./format.js";
 
 /**
- * Shows a frame over the page. `step(by)` goes to a neighbour, `close()` back, `like(id)` searches, `select(id)` toggles it,
+ * Shows a frame over the page. `step(by)` goes to a neighbour, `close()` back, `like(id)` and `unlike(id)` search (the id may carry a box,
+ * `ID@x0,y0,x1,y1`), `hit(id)` is how the search found it, `select(id)` toggles it,
  * `isSelected(id)` tells, `place(id)` gives "14 of 12,480" or "".
  */
-export function openDetail(frameId, { step, close, like, select, isSelected, place }) {
+export function openDetail(frameId, { step, close, like, unlike, select, isSelected, place, hit }) {
   const image = h("img", { src: previewUrl(frameId), alt: "" });
   const large = new Image();
-  large.addEventListener("load", () => image.replaceWith(large));
+  large.addEventListener("load", () => {
+    image.replaceWith(large);
+    crop.over(large);
+  });
+  const crop = cropper((box) => like(`${frameId}@${box.join(",")}`));
   large.alt = `Frame ${frameId}`;
   large.src = imageUrl(frameId);
   const body = h("div", null, h("div.wait", null, "…"));
   const selectButton = h("button.small", { onclick: () => (select(frameId), mark()) });
   const where = h("span.where", null);
   const node = h("div.detail", { role: "dialog", "aria-label": `Frame ${frameId}` },
-    h("div.stage", null, image,
+    h("div.stage", null, image, crop.node,
       h("button.step.prev", { title: "Previous (←)", "aria-label": "Previous", onclick: () => step(-1) }, icon("left")),
       h("button.step.next", { title: "Next (→)", "aria-label": "Next", onclick: () => step(1) }, icon("right"))),
     h("div.side", null,
       h("header", null, where, h("button.quiet.icon", { title: "Close (Esc)", "aria-label": "Close", onclick: close }, icon("cross"))),
       h("div.acts", null,
         h("button.small", { title: "m", onclick: () => like(frameId) }, "More like this"),
+        h("button.small", { title: "l", onclick: () => unlike(frameId) }, "Less like this"),
+        h("button.small", { title: "Then draw a box on the image", onclick: () => crop.begin() }, "Part…"),
         selectButton,
         h("a.button.small", { href: `/trace/${frameId}`, title: "t" }, "Trace"),
         h("a.button.small", { href: imageUrl(frameId), target: "_blank" }, "Original", icon("out"))),
@@ -36,8 +44,10 @@ export function openDetail(frameId, { step, close, like, select, isSelected, pla
   }
 
   mark();
-  get(`/frames/${encodeURIComponent(frameId)}`).then((frame) => put(body, ...sections(frame)), (fault) => put(body, h("p.dim", null, fault.message)));
-  return { node, frameId, mark };
+  const why = reasons(hit(frameId));
+  const found = why.length > 0 && h("section.why", null, h("h3", null, "Why it is here"), why.map((line) => h("div", null, line)));
+  get(`/frames/${encodeURIComponent(frameId)}`).then((frame) => put(body, found, ...sections(frame)), (fault) => put(body, h("p.dim", null, fault.message)));
+  return { node, frameId, mark, leaveCrop: () => crop.leave() };
 }
 
 function sections(frame) {

@@ -1,15 +1,20 @@
 // The filters beside the grid: every value with its count. A click adds it, the next turns it around, the third takes it away.
 
 import { h, put, s } from "./dom.js";
-import { count, words } from "./format.js";
+import { count, plain, words } from "./format.js";
+import { histogram } from "./histogram.js";
 
 const SHOWN = 8;
 const FIRST = ["site", "camera", "vehicle"];
 const LAST = ["drive"];
+const QUIET = ["width", "height", "size_bytes", "underexposed", "overexposed"];
 const store = window.localStorage;
 
-/** `change(key, value, next)` gets "on", "off" (turned around) or null (taken away); `terms()` is the filter as it is now. */
-export function facetPanel({ change, terms }) {
+/**
+ * `change(key, value, next)` gets "on", "off" (turned around) or null (taken away), `span(key, text)` a range of numbers such as "30..50" or
+ * null; `terms()` is the filter as it is now.
+ */
+export function facetPanel({ change, span, terms }) {
   const node = h("aside.facets", { "aria-label": "Filters" });
   const wide = new Set();
   const sought = new Map();
@@ -19,7 +24,7 @@ export function facetPanel({ change, terms }) {
     last = found;
     const keys = order(found.facets);
     const top = node.scrollTop;
-    put(node, keys.map((key) => group(key, found)));
+    put(node, keys.map((key) => group(key, found)), Object.keys(found.histograms ?? {}).sort().map((key) => numbers(key, found.histograms[key])));
     node.scrollTop = top;
   }
 
@@ -41,6 +46,15 @@ export function facetPanel({ change, terms }) {
       shown.map(([name, n]) => value(key, name, n, most, states.get(name.toLowerCase()))),
       !needle && matching.length > shown.length && h("button.quiet.more", { onclick: () => (wide.add(key), draw(last)) }, `${matching.length - shown.length} more`),
       !needle && wide.has(key) && matching.length > SHOWN && h("button.quiet.more", { onclick: () => (wide.delete(key), draw(last)) }, "fewer")));
+  }
+
+  function numbers(key, found) {
+    const mine = terms().find((one) => plain(one.key) === plain(key) && !one.negated);
+    const isShut = (store.getItem(`facet.${key}`) ?? (QUIET.includes(key) ? "shut" : "open")) === "shut" && !mine;
+    const title = h("button", { "aria-expanded": !isShut, onclick: () => (store.setItem(`facet.${key}`, isShut ? "open" : "shut"), draw(last)) },
+      s("svg.turn", { viewBox: "0 0 8 8" }, s("path", { d: "M2 1l4 3-4 3z", fill: "currentColor" })), words(key));
+    return h(isShut ? "div.facet.shut" : "div.facet", { "data-key": key }, title,
+      h("div.values", null, histogram(key, found, mine?.values[0] ?? "", (text) => span(key, text))));
   }
 
   function find(key) {
@@ -103,8 +117,6 @@ function isWordy(counts) {
   return names.reduce((sum, name) => sum + name.length, 0) / Math.max(1, names.length) > 22;
 }
 
-export const plain = (key) => key.replace(/^attributes\./, "");
-
 /** The filter text after one value was set to "on", "off" or null. `terms` is the filter as the server took it apart. */
 export function changedWhere(terms, key, value, next) {
   const folded = value.toLowerCase();
@@ -123,6 +135,12 @@ export function changedWhere(terms, key, value, next) {
   if (on.length) kept.push(`${key}:${on.map(quoted).join(",")}`);
   if (next === "off") kept.push(`-${key}:${quoted(folded)}`);
   return kept.join(" ");
+}
+
+/** The filter text after the numbers of a key were set to a range, or to any when `text` is null. */
+export function rangedWhere(terms, key, text) {
+  const kept = terms.filter((one) => plain(one.key) !== plain(key)).map((one) => one.text);
+  return (text ? [...kept, `${key}:${text}`] : kept).join(" ");
 }
 
 const quoted = (value) => (/^[^\s",*\\]+\*?$/.test(value) ? value : `"${value.replace(/[\\"]/g, "\\$&")}"`);

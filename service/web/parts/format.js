@@ -4,6 +4,7 @@ export const count = (n) => Number(n || 0).toLocaleString("en-US");
 export const plural = (n, word) => `${count(n)} ${word}${Number(n) === 1 ? "" : "s"}`;
 export const percent = (x, digits = 0) => `${(100 * x).toFixed(digits)}%`;
 export const figure = (x, digits = 3) => (x === null || x === undefined ? "–" : Number(x).toFixed(digits));
+export const plain = (key) => key.replace(/^attributes\./, "");
 export const words = (key) => String(key).replace(/^attributes\./, "").replaceAll("_", " ");
 
 /** "2026-11-23 04:36:12 UTC" */
@@ -36,4 +37,16 @@ export function short(id) {
   const text = String(id ?? "–");
   const cut = text.replace(/[0-9a-f]{20,}/g, (hex) => hex.slice(0, 10));
   return cut.length > 34 ? `${cut.slice(0, 33)}…` : cut;
+}
+
+/** Why a hit is there, a line for each reason. */
+export function reasons(hit) {
+  const { nearest, terms } = hit?.why ?? {};
+  const lines = [];
+  if (nearest) {
+    const what = { text: `“${nearest.value}”`, image: "the image", frame: nearest.crop_xyxy_px ? `a part of frame ${nearest.value.slice(0, 8)}` : `frame ${nearest.value.slice(0, 8)}` }[nearest.kind];
+    lines.push(`${figure(nearest.similarity)} like ${what}`);
+  }
+  for (const { text, value } of terms ?? []) lines.push(value === null ? text : `${text} (${value})`);
+  return lines;
 }

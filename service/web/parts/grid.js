@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 import { previewUrl } from "./api.js";
-import { figure } from "./format.js";
+import { count, figure, reasons } from "./format.js";
 
 const PAGE = 200;
 const KEPT_PAGES = 60;
@@ -12,9 +12,16 @@ const RATIO = 0.625; // height to width of a cell
 // Browsers cut elements off near 33 million pixels; beyond this height the scroll bar stands for more than it shows.
 const TALLEST = 8_000_000;
 
+/** What the order goes by, in the corner of a cell. */
+function sorted(hit) {
+  if (hit.sort_value !== null && hit.sort_value !== undefined) return h("span", null, hit.sort_value > 1e11 ? "" : String(Number(hit.sort_value.toPrecision(4))));
+  return hit.score !== null && hit.score !== undefined && h("span", null, figure(hit.score, 3));
+}
+
 export class Grid {
   /**
-   * `fetchPage(offset, limit, signal)` resolves to `{hits, total}`; `open(index, hit)` is called on Enter or click;
+   * `fetchPage(offset, limit, signal, cursor)` resolves to `{hits, total, next_cursor}`; `cursor` is that of the page before where it is
+   * known, so that scrolling on neither skips nor repeats a frame. `open(index, hit)` is called on Enter or click;
    * `chosen(map)` whenever the selection changes, with frame_id -> hit.
    */
   constructor({ fetchPage, open, chosen, size }) {
@@ -41,6 +48,7 @@ export class Grid {
   reset() {
     for (const { abort } of this.waiting?.values() || []) abort.abort();
     this.pages = new Map();
+    this.cursors = new Map(); // page -> where the page before it ended
     this.waiting = new Map();
     this.total = 0;
     this.at = -1;
@@ -52,8 +60,9 @@ export class Grid {
   }
 
   /** Puts in the first page, which the search page has fetched together with the total. */
-  seed({ hits, total }) {
+  seed({ hits, total, next_cursor: next }) {
     this.reset();
+    if (next) this.cursors.set(1, next);
     this.total = total;
     this.pages.set(0, hits);
     if (hits.length < Math.min(PAGE, total)) this.total = hits.length;
@@ -181,10 +190,12 @@ export class Grid {
     if (!hit) return h("div.cell", { "data-index": index });
     const image = h("img", { src: previewUrl(hit.frame_id), alt: "", draggable: "false", decoding: "async" });
     image.addEventListener("load", () => image.classList.add("in"));
+    const why = reasons(hit);
     const place = [hit.drive || hit.site, hit.attributes?.timeofday, hit.attributes?.weather].filter(Boolean).join(" · ");
-    return h("div.cell", { "data-index": index, "data-frame": hit.frame_id, role: "option" }, image,
+    return h("div.cell", { "data-index": index, "data-frame": hit.frame_id, role: "option", title: why.join("\n") }, image,
+      hit.further > 0 && h("span.further", { title: `${hit.further} further frames of ${hit.drive ?? "this group"}` }, `+${count(hit.further)}`),
       h("button.tick", { tabindex: -1, title: "Select (x)", "aria-label": "Select" }),
-      h("div.line", null, h("span", null, place), hit.score !== null && hit.score !== undefined && h("span", null, figure(hit.score, 3))));
+      h("div.line", null, h("span", null, place), sorted(hit)));
   }
 
   // ---- hits
@@ -200,8 +211,9 @@ export class Grid {
     const running = this.waiting.get(page);
     if (running) return running.promise;
     const abort = new AbortController();
-    const promise = this.fetchPage(page * PAGE, PAGE, abort.signal)
-      .then(({ hits }) => {
+    const promise = this.fetchPage(page * PAGE, PAGE, abort.signal, this.cursors.get(page))
+      .then(({ hits, next_cursor: next }) => {
+        if (next) this.cursors.set(page + 1, next);
         this.keep(page, hits);
         return hits;
       })

@@ -1,16 +1,21 @@
-"""The vector index against plain arithmetic, in every order shards may come."""
+"""The vector index against plain arithmetic, in every order shards may come, built or not, whole or damaged."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from infra.errors import NotFound
-from selection.embedding import index as indexing
-from selection.embedding.index import VectorIndex
+from infra.errors import NotFound, StorageFull
+from selection.embedding.index import VectorIndex, built, built_status, calibration, exact, scan, vector_index
 
 
 def _unit(count: int, *, seed: int = 0, dimension: int = 16) -> NDArray[np.float32]:
@@ -27,19 +32,41 @@ def _check(index: VectorIndex, *, there: NDArray[np.bool_], mask: NDArray[np.boo
     allowed = there.copy()
     if mask is not None:
         allowed &= np.pad(mask, (0, max(0, len(there) - len(mask))))[: len(there)]
+        assert index.count(mask) == allowed.sum()
+    halved = VECTORS.astype(np.float16).astype(np.float32)
     for query, query_scores, query_rows in zip(QUERIES, scores, rows, strict=True):
-        exact = np.where(allowed, VECTORS @ query, -np.inf)
+        right = np.where(allowed, halved @ query, -np.inf)
         count = min(int(allowed.sum()), query_rows.size)
-        assert set(query_rows[:count].tolist()) == set(np.argsort(-exact)[:count].tolist())
-        assert query_scores[:count] == pytest.approx(np.sort(exact)[::-1][:count], abs=3e-3)
+        assert query_rows[:count].tolist() == np.argsort(-right, kind="stable")[:count].tolist()
+        assert query_scores[:count] == pytest.approx(np.sort(right)[::-1][:count], abs=1e-5)
         assert np.all(query_rows[count:] == -1)
         assert np.all(np.isneginf(query_scores[count:]))
 
 
-@pytest.fixture(params=[2**18, 16], ids=["one segment", "many segments"])
-def fleet_index(request: pytest.FixtureRequest, fleet: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, VectorIndex]:
-    monkeypatch.setattr(indexing, "SEGMENT_ROWS", request.param)
+@pytest.fixture(params=["torch", "numpy"])
+def _kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torch in memory and without."""
+    if request.param == "torch":
+        import torch  # noqa: F401
+    else:
+        monkeypatch.setattr(exact, "torch_if_loaded", lambda: None)
+        monkeypatch.setattr(scan, "torch_if_loaded", lambda: None)
+
+
+@pytest.fixture(params=[2**16, 16], ids=["one block", "many blocks"])
+def fleet_index(
+    request: pytest.FixtureRequest, fleet: Any, monkeypatch: pytest.MonkeyPatch, _kernel: None
+) -> tuple[Any, VectorIndex]:
+    monkeypatch.setattr(vector_index, "TAIL_BLOCK_ROWS", request.param)
     return fleet, VectorIndex(fleet.platform, "enc-1")
+
+
+@pytest.fixture
+def small_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments of forty rows, built as soon as there are five."""
+    monkeypatch.setattr(vector_index, "SEGMENT_ROWS", 40)
+    monkeypatch.setattr(vector_index, "BUILD_ROWS", 5)
+    monkeypatch.setattr(scan, "DIRECT_ROWS", 2)
 
 
 @pytest.mark.parametrize("order", [[0, 40, 70], [70, 0, 40]])
@@ -52,25 +79,67 @@ def test_search_is_exact_in_whatever_order_shards_come(fleet_index: tuple[Any, V
         fleet.embed(start, VECTORS[start:stop])
         assert index.refresh() == stop - start
         there[start:stop] = True
-        _check(index, there=there)
-        _check(index, there=there, mask=np.arange(100) % 3 == 0)
-        _check(index, there=there, mask=np.ones(55, dtype=bool))
-        _check(index, there=there, mask=np.zeros(100, dtype=bool))
-        _check(index, there=there, k=500)
+        _check_all(index, there=there)
     assert index.refresh() == 0
     assert index.size == 100
+    _check_vectors(index)
+
+
+@pytest.mark.usefixtures("small_builds")
+@pytest.mark.parametrize("order", [[0, 40, 70], [70, 0, 40]])
+def test_building_changes_no_answer_and_a_new_process_opens_what_was_built(
+    fleet_index: tuple[Any, VectorIndex], order: list[int]
+) -> None:
+    fleet, index = fleet_index
+    there = np.zeros(100, dtype=bool)
+    for start in order:
+        stop = {0: 40, 40: 70, 70: 100}[start]
+        fleet.embed(start, VECTORS[start:stop])
+        index.refresh()
+        there[start:stop] = True
+        assert index.build_due()
+        index.build()
+        assert not index.build_due()
+        assert index.status().tail_rows == 0
+        _check_all(index, there=there)
+        again = VectorIndex(fleet.platform, "enc-1")
+        assert again.refresh() == index.size
+        assert again.status().kind == "two-stage"
+        _check_all(again, there=there)
+    _check_vectors(index)
+    status = built_status(fleet.platform, "enc-1")
+    assert (status.rows, status.tail_rows, len(status.segments)) == (100, 0, 2)
+    assert status.recall is not None
+    assert min(status.recall.values()) >= 0.99
+
+
+def _check_all(index: VectorIndex, *, there: NDArray[np.bool_]) -> None:
+    _check(index, there=there)
+    _check(index, there=there, mask=np.arange(100) % 3 == 0)
+    _check(index, there=there, mask=np.ones(55, dtype=bool))
+    _check(index, there=there, mask=np.zeros(100, dtype=bool))
+    _check(index, there=there, k=500)
+    assert index.rows().tolist() == np.flatnonzero(there).tolist()
+
+
+def _check_vectors(index: VectorIndex) -> None:
     picked = np.array([99, 0, 41, 0])
     assert index.vectors(picked) == pytest.approx(VECTORS[picked], abs=2e-3)
     assert np.linalg.norm(index.vectors(picked), axis=1) == pytest.approx(np.ones(4), abs=1e-6)
 
 
-def test_rows_without_a_vector_are_never_found(fleet: Any) -> None:
+@pytest.mark.parametrize("build", [False, True])
+@pytest.mark.usefixtures("small_builds")
+def test_rows_without_a_vector_are_never_found(fleet: Any, build: bool) -> None:
     valid = np.arange(100) % 10 != 3
     fleet.embed(0, VECTORS, valid=valid)
     index = VectorIndex(fleet.platform, "enc-1")
     index.refresh()
+    if build:
+        index.build()
     assert index.size == 90
     _check(index, there=valid, k=100)
+    _check(index, there=valid, mask=np.arange(77) % 2 == 0)
     assert index.has(np.array([2, 3, 99, 100])).tolist() == [True, False, True, False]
     with pytest.raises(NotFound, match="row 3"):
         index.vectors(np.array([2, 3]))
@@ -105,3 +174,183 @@ def test_an_empty_index(fleet: Any) -> None:
     assert index.refresh() == 0
     assert index.vectors(np.empty(0, dtype=np.int64)).shape == (0, 0)
     assert not index.has(np.array([0])).any()
+    assert index.rows().shape == (0,)
+    assert index.build() == 0
+
+
+@pytest.fixture
+def built_folder(fleet: Any, small_builds: None) -> Path:
+    """A fleet whose hundred rows are built in three shards."""
+    for start in (0, 30, 60):
+        fleet.embed(start, VECTORS[start : start + 40 if start == 60 else start + 30])
+    index = VectorIndex(fleet.platform, "enc-1")
+    index.refresh()
+    assert index.build() == 100
+    return built.home_of(fleet.platform.settings.home, "enc-1")
+
+
+@pytest.mark.parametrize("name", ["vectors.npy", "codes.npy", "rows.npy", "basis.npy", "built.json"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "missing"])
+def test_a_damaged_file_is_never_used_and_built_again(fleet: Any, built_folder: Path, name: str, damage: str) -> None:
+    path = sorted(built_folder.glob("segment-*"))[0] / name
+    data = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    else:
+        data[-20] ^= 0x11
+        path.write_bytes(data if damage == "flipped" else data[: len(data) // 2])
+    index = VectorIndex(fleet.platform, "enc-1")
+    assert index.refresh() == 100
+    assert index.status().tail_rows == 60, "the rows of the damaged segment come from their shards"
+    _check(index, there=np.ones(100, dtype=bool))
+    index.build()
+    assert index.status().tail_rows == 0
+    _check(index, there=np.ones(100, dtype=bool))
+
+
+def test_a_stale_file_is_never_used(fleet: Any, built_folder: Path) -> None:
+    fleet.platform.database.shards.delete_many({"start": 60})
+    fleet.embed(60, VECTORS[::-1][:40])
+    index = VectorIndex(fleet.platform, "enc-1")
+    index.refresh()
+    assert index.vectors(np.array([60]))[0] == pytest.approx(VECTORS[99], abs=2e-3)
+    assert len(list(built_folder.glob("segment-*"))) == 1
+
+
+def test_what_a_killed_build_left_is_swept_up_and_one_process_builds_at_a_time(fleet: Any, built_folder: Path) -> None:
+    (built_folder / ".building-killed").mkdir()
+    (built_folder / ".building-killed" / "vectors.npy").write_bytes(b"half")
+    fleet.embed(100, _unit(30, seed=5))
+    index = VectorIndex(fleet.platform, "enc-1")
+    index.refresh()
+    with built.building(built_folder) as first:
+        assert first
+        assert index.build() == 0, "someone else is at it"
+    assert index.build() > 0
+    assert not list(built_folder.glob(".building-*"))
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(
+    fleet: Any, built_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    fleet.embed(100, _unit(30, seed=5))
+    index = VectorIndex(fleet.platform, "enc-1")
+    index.refresh()
+
+    def full(*_args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(built._ArrayFile, "append", full)
+        with pytest.raises(StorageFull, match="no space left to build the index"):
+            index.build()
+    assert not list(built_folder.glob(".building-*"))
+    assert index.size == 130
+    assert index.build() > 0
+
+
+def test_killing_a_build_leaves_no_half_file_in_use(fleet: Any, small_builds: None, tmp_path: Path) -> None:
+    fleet.embed(0, VECTORS[:40])
+    script = textwrap.dedent(
+        """
+        import os, signal, sys
+        from infra.platform import open_platform
+        from infra.settings import load
+        from selection.embedding.index import VectorIndex, calibration, vector_index
+        vector_index.SEGMENT_ROWS, vector_index.BUILD_ROWS = 40, 5
+        calibration.choose_length = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        with open_platform(load()) as platform:
+            index = VectorIndex(platform, "enc-1")
+            index.refresh()
+            index.build()
+        """
+    )
+    environment = {**os.environ, **fleet.platform.settings.as_environment()}
+    killed = subprocess.run([sys.executable, "-c", script], env=environment, cwd=Path.cwd(), check=False)
+    assert killed.returncode == -signal.SIGKILL
+    folder = built.home_of(fleet.platform.settings.home, "enc-1")
+    assert list(folder.glob(".building-*"))
+    index = VectorIndex(fleet.platform, "enc-1")
+    assert index.refresh() == 40
+    assert index.status().kind == "exact"
+    assert index.build() == 40
+    assert not list(folder.glob(".building-*"))
+    there = np.arange(100) < 40
+    _check(index, there=there)
+
+
+def test_searches_go_on_while_rows_come_and_segments_are_built(fleet: Any, small_builds: None) -> None:
+    import threading
+
+    index = VectorIndex(fleet.platform, "enc-1")
+    fleet.embed(0, VECTORS[:10])
+    index.refresh()
+    stop, wrong = threading.Event(), []
+
+    def look() -> None:
+        while not stop.is_set():
+            before = index.size
+            rows = index.search(VECTORS[:1], k=3)[1][0]
+            if rows[0] != 0 or index.size < before:
+                wrong.append(rows)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for start in range(10, 100, 10):
+            fleet.embed(start, VECTORS[start : start + 10])
+            index.refresh()
+            index.build()
+    finally:
+        stop.set()
+        thread.join()
+    assert not wrong
+    _check(index, there=np.ones(100, dtype=bool))
+
+
+@pytest.mark.usefixtures("_kernel")
+@pytest.mark.parametrize("shape", ["clustered", "isotropic"])
+def test_two_stage_recall_is_what_was_measured(shape: str) -> None:
+    draw = np.random.default_rng(3)
+    count, dimension = 20_000, 128
+    vectors = draw.standard_normal((count, dimension)).astype(np.float32)
+    if shape == "clustered":
+        latent = draw.standard_normal((60, 16))[draw.integers(0, 60, count)] + 0.3 * draw.standard_normal((count, 16))
+        vectors = (latent @ draw.standard_normal((16, dimension)) + 0.3 * vectors).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    half = vectors.astype(np.float16)
+    found = scan.principal(vectors)
+    coder = calibration.choose_length(half, found, vectors)
+    assert coder.components <= dimension
+    codes = coder.encode(vectors)
+    near, far = (calibration.halves(calibration.held_out(half, far=far, seed=2)) for far in (False, True))
+    margin = calibration.margin_for(codes, coder, [near[0], far[0]])
+    recall = calibration.measure(codes, half, coder, margin=margin, near=near[1], far=far[1], seed=3)
+    assert min(recall.near, recall.far, recall.filtered) >= 0.99
+    assert recall.candidates < count / 4, "the codes must spare most of the rows"
+    none = calibration.measure(codes[:, :], half, coder, margin=-1e9, near=near[1], far=far[1], seed=3)
+    assert none.near < 0.5, "a measurement that cannot fail measures nothing"
+
+
+def test_int8_products_are_exact() -> None:
+    draw = np.random.default_rng(0)
+    for components in (16, 128, 512, 1000):
+        codes = draw.integers(-127, 128, (5000, components), dtype=np.int8)
+        query = draw.integers(-127, 128, components, dtype=np.int8)
+        right = codes.astype(np.int64) @ query.astype(np.int64)
+        assert np.array_equal(scan._products_by_numpy(codes, query), right)
+        assert np.array_equal(scan.int8_products(codes, query), right)
+
+
+def test_a_block_on_a_device_answers_like_one_in_memory() -> None:
+    import torch
+
+    vectors = _unit(500, dimension=64).astype(np.float16)
+    query = _unit(1, seed=9, dimension=64)[0]
+    here, there = exact.ExactBlock(vectors), exact.ExactBlock(vectors, device=torch.device("cpu"))
+    for allowed in (None, np.arange(500) % 7 == 0):
+        one, other = (block.search(query, k=20, allowed_N=allowed) for block in (here, there))
+        assert sorted(one[1].tolist()) == sorted(other[1].tolist())
+    assert np.array_equal(there.vectors(np.array([3, 1])), vectors[[3, 1]])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.errors import InvalidInput
-from selection.fleet.filters import TimeTerm, ValueTerm, parse_filter
+from selection.fleet.filters import NearTerm, Range, TimeTerm, ValueTerm, parse_filter, parse_query, term_text
 
 
 def _value(text: str) -> ValueTerm:
@@ -79,3 +79,93 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 def test_any_value_can_be_quoted(value: str) -> None:
     quoted = value.replace("\\", "\\\\").replace('"', '\\"')
     assert _value(f'key:"{quoted}"').values == (value.casefold(),)
+
+
+def test_numbers_and_ranges() -> None:
+    term = _value("speed:>40,<=3.5,30..50,..0,1e3..")
+    assert term.ranges == (
+        Range(low=40, low_open=True),
+        Range(high=3.5),
+        Range(low=30, high=50),
+        Range(high=0),
+        Range(low=1000),
+    )
+    assert _value('speed:">40",a..b,v1..2').values == (">40", "a..b", "v1..2")
+
+
+def test_places() -> None:
+    (term,) = parse_filter("-near:35.0,137.1,5km").terms
+    assert term == NearTerm(latitude_deg=35.0, longitude_deg=137.1, radius_m=5000, negated=True)
+    assert parse_filter("near:-35,-137.1,250m").terms == (
+        NearTerm(latitude_deg=-35.0, longitude_deg=-137.1, radius_m=250),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "position", "message"),
+    [
+        ("speed:>fast", 8, "expected a number, found 'fast'"),
+        ("speed:>=", 9, "a number is missing"),
+        ("speed:50..30", 7, "write 30..50"),
+        ("near:35,137", 1, "latitude, longitude and distance"),
+        ("near:95,137,5km", 6, "between -90 and 90"),
+        ("near:35,237,5km", 9, "between -180 and 180"),
+        ("near:35,137,5", 13, "distance such as 500m"),
+        ("near:x,137,5km", 6, "expected a number"),
+    ],
+)
+def test_mistakes_in_numbers_and_places(text: str, position: int, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message) as refused:
+        parse_filter(f"a:b {text}")
+    assert refused.value.details["position"] == position + 4
+
+
+@pytest.mark.parametrize(
+    ("query", "words", "further", "without", "terms"),
+    [
+        ("", "", (), (), ""),
+        ("night crossing with pedestrians", "night crossing with pedestrians", (), (), ""),
+        ("wet -weather:rain,snow road", "wet road", (), (), "-weather:rain,snow"),
+        ('bus site:"south yard" stop', "bus stop", (), (), 'site:"south yard"'),
+        ("at 12:30 or 12 : 30 - late", "at 12:30 or 12 : 30 - late", (), (), ""),
+        ('say "stop: now"', "say stop: now", (), (), ""),
+        ('street -rain -"a  tunnel" +tram +"a bus"', "street", ("tram", "a bus"), ("rain", "a tunnel"), ""),
+        ('-x:"a b" -"x: a"', "", (), ("x: a",), '-x:"a b"'),
+    ],
+)
+def test_one_box_for_words_and_terms(
+    query: str, words: str, further: tuple[str, ...], without: tuple[str, ...], terms: str
+) -> None:
+    parsed = parse_query(query)
+    assert (parsed.words, parsed.further, parsed.without, parsed.filter.text) == (words, further, without, terms)
+    again = parse_query(f"{parsed.written_words()} {parsed.filter.text}")
+    assert (again.words, again.further, again.without) == (words, further, without)
+    assert again.filter.terms == parsed.filter.terms
+
+
+@pytest.mark.parametrize(
+    ("query", "position", "message"),
+    [
+        ("wet road weather:", 18, "a value is missing"),
+        ('wet "road', 5, "not closed"),
+        ('wet -"" road', 6, "no words"),
+        ('"a"b', 4, "space after the quotation"),
+        ("wet after:noon", 5, "ISO 8601"),
+    ],
+)
+def test_a_mistake_in_the_box_is_shown_where_it_is(query: str, position: int, message: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"^query, character {position}: .*{message}") as refused:
+        parse_query(query)
+    assert (refused.value.details["position"], refused.value.details["origin"]) == (position, "query")
+
+
+@given(text=st.text(alphabet=st.sampled_from('ab:"-+*, \\1.<>'), max_size=20) | st.text(max_size=20))
+def test_any_query_is_read_or_refused_and_reads_the_same_written_out(text: str) -> None:
+    try:
+        parsed = parse_query(text)
+    except InvalidInput as refused:
+        assert 1 <= refused.details["position"] <= len(text) + 1  # noqa: PT017
+        return
+    again = parse_query(f"{parsed.written_words()} {' '.join(map(term_text, parsed.filter.terms))}")
+    assert (again.texts, again.without) == (parsed.texts, parsed.without)
+    assert len(again.filter.terms) == len(parsed.filter.terms)

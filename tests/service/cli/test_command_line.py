@@ -69,7 +69,9 @@ def test_commands_that_need_no_model_import_none(platform: Platform) -> None:
         (["trace", "nothing-of-the-kind"], 1, "nothing has the id"),
         (["batch", "push", "nothing"], 1, "does not exist"),
         (["serve", "--host", "0.0.0.0"], 1, "MLPL_ACCESS_TOKEN"),
-        (["search", "x", "--like", "abcdef"], 1, "not several"),
+        (["search", "--like", "abcdef"], 1, "abcdef does not exist"),
+        (["search", "wet road weather:"], 1, "query, character 18: a value is missing"),
+        (["withdraw", "abcdef"], 1, "abcdef does not exist"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(platform: Platform, arguments: list[str], status: int, words: str) -> None:

@@ -101,7 +101,7 @@ def test_curating_with_mouse_and_keys(page: Page, address: str, fleet: list[Fram
     page.keyboard.press("/")
     page.keyboard.type("a wet street site:north")
     page.keyboard.press("Enter")
-    expect(page).to_have_url(re.compile(r"text=a\+wet\+street"))
+    expect(page).to_have_url(re.compile(r"q=a\+wet\+street"))
     expect(page.locator(".chip")).to_have_count(2)
     expect(page.locator(".bar")).to_contain_text("nearest first")
     expect(total).to_have_text("3 frames")
@@ -135,6 +135,82 @@ def test_curating_with_mouse_and_keys(page: Page, address: str, fleet: list[Fram
     page.keyboard.press("Escape")
     page.goto(f"{address}/?frame={fleet[5].frame_id}")
     expect(page.locator(".detail")).to_contain_text("drive-1")
+
+
+def test_examples_groups_numbers_and_mistakes(page: Page, address: str, fleet: list[Frame], platform: Platform) -> None:
+    from playwright.sync_api import expect
+
+    for frame in fleet:  # As if a track had been joined later: numbers that frames did not have before.
+        platform.database.frames.update_one(
+            {"_id": frame.frame_id},
+            {"$set": {"attributes.speed_kph": 1.5 * frame.row**2, "changed_at": frame.ingested_at}},
+        )
+    total, cells = page.locator("#total"), page.locator(".cell img")
+    page.goto(address)
+    expect(total).to_have_text("12 frames")
+
+    # Numbers: a histogram with a field for each end, and a range to sort by.
+    speed = page.locator('[data-key="speed_kph"]')
+    expect(speed.locator(".bars i")).not_to_have_count(0)
+    speed.get_by_label("speed_kph from").fill("50")
+    speed.get_by_label("speed_kph from").press("Enter")
+    expect(page).to_have_url(re.compile(r"where=speed_kph%3A50\.\."))
+    expect(total).to_have_text("6 frames")
+    page.get_by_label("Sort").select_option("speed_kph")
+    expect(page).to_have_url(re.compile(r"sort=speed_kph"))
+    expect(page.locator(".cell").first).to_have_attribute("data-frame", fleet[6].frame_id)
+
+    # One frame a drive, with the number of further ones.
+    page.goto(address)
+    expect(cells).to_have_count(12)
+    page.get_by_label("One a drive").click()
+    expect(total).to_have_text("3 drives")
+    expect(page.locator(".further").first).to_have_text("+3")
+    expect(page).to_have_url(re.compile(r"group=drive"))
+
+    # More like one, less like another, and why.
+    page.goto(f"{address}/?frame={fleet[5].frame_id}")
+    page.get_by_role("button", name="More like this").click()
+    expect(page.locator(".chip.seed")).to_have_count(1)
+    expect(cells).to_have_count(11)
+    page.locator(".cell").first.click()
+    expect(page.locator(".why")).to_contain_text(f"like frame {fleet[5].frame_id[:8]}")
+    page.get_by_role("button", name="Less like this").click()
+    expect(page.locator(".chip.seed.not")).to_have_count(1)
+    expect(total).to_have_text("10 frames")
+
+    # A part of a frame.
+    page.goto(f"{address}/?frame={fleet[5].frame_id}")
+    expect(page.locator(".stage img[alt^=Frame]")).to_be_visible()
+    page.get_by_role("button", name="Part…").click()
+    box = page.locator(".cropper").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + box["height"] * 0.4)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.6)
+    page.mouse.up()
+    expect(page).to_have_url(re.compile(rf"like={fleet[5].frame_id}%40\d+%2C"))
+    expect(page.locator(".chip.seed")).to_contain_text("like a part of this")
+    expect(total).to_have_text("12 frames")
+
+    # Words to be far from stay in the box.
+    page.keyboard.press("/")
+    page.keyboard.type('a street -"a dark night"')
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(r"q=a\+street\+-%22a\+dark\+night%22"))
+    expect(total).to_have_text("12 frames")
+
+
+def test_a_mistake_in_the_box_is_marked(page: Page, address: str) -> None:
+    from playwright.sync_api import expect
+
+    with page.expect_response(lambda answer: "/search" in answer.url):
+        page.goto(address)
+    page.keyboard.press("/")
+    page.keyboard.type("wet wether:rain")
+    page.keyboard.press("Enter")
+    expect(page.locator(".mistake mark")).to_have_text("w")
+    expect(page.locator(".mistake")).to_contain_text("character 5: there is no key 'wether'")
 
 
 def test_from_selection_to_a_batch_and_its_trace(
@@ -192,7 +268,7 @@ def test_refused_frames_are_left_out_by_one_click(
 
 def _is_fault(message: ConsoleMessage) -> bool:
     """Chromium also logs an answer that refuses something with good reason, which the page then tells the person."""
-    return message.type == "error" and "status of 409" not in message.text
+    return message.type == "error" and not any(f"status of {refusal}" in message.text for refusal in (409, 422))
 
 
 def _is_ours(url: str, address: str) -> bool:
