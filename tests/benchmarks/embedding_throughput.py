@@ -13,6 +13,7 @@ import io
 import json
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,11 @@ def measure(folder: Path, *, count: int, rounds: int, device: str) -> dict[str, 
     objects = open_objects(settings)
     documents = _previews(objects, count)
     platform = Platform(settings=settings, database=_Rows(), objects=objects)  # type: ignore[arg-type]
-    frames.documents = lambda _db, *, start, stop, fields: iter(documents[start:stop])  # type: ignore[assignment]
+
+    def rows(_db: Any, *, start: int, stop: int, fields: Any) -> Iterator[dict[str, Any]]:
+        return iter(documents[start:stop])
+
+    frames.documents = rows
     encoder = _random_vit(device)
     first = [Image.open(io.BytesIO(objects.get(one["preview_key"]))) for one in documents[: embed.BATCH_FRAMES]]
     prepared = [encoder.prepare(image) for image in first]
