@@ -174,7 +174,8 @@ class Curator:
             BackendUnavailable: The weights that the fleet uses cannot be had on this machine.
         """
         with self._encoder_lock:
-            if self._encoder is None:
+            current = encoders.current_encoder_id(self._platform)
+            if self._encoder is None or current not in (None, self._encoder.encoder_id):
                 self._encoder = encoders.load_encoder(self._platform)
             return self._encoder
 

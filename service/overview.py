@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from annotation import batches, tasks
 from infra.platform import Platform
 from selection import shards
-from selection.embedding import encoders
+from selection.embedding import encoders, switching
 from selection.embedding.index import built_status
 from selection.fleet import frames, ingest
 from training import models, provenance
@@ -24,6 +25,7 @@ def overview(platform: Platform) -> dict[str, Any]:
         "rejects": ingest.reject_count(db),
         "embedded": shards.row_total(db, "vectors", encoder_id) if encoder_id else 0,
         "encoder": {"id": encoder_id, "notice": chosen.notice if chosen else None},
+        "encoders": [asdict(one) for one in switching.known(platform)],
         "index": built_status(platform, encoder_id).as_json() if encoder_id else None,
         "tasks": [_task(platform, task) for task in tasks.list_all(db)],
     }

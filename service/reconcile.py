@@ -38,15 +38,33 @@ ReconcilerState = Literal["idle", "working", "waiting", "stopped"]
 
 
 def embed(platform: Platform, curator: Curator) -> bool:
-    """Gives every row a vector from the current encoder."""
+    """Gives every row a vector from the current encoder, then from the one that the fleet is being switched to."""
     from selection import shards
     from selection.embedding import embed as embedding
     from selection.fleet import frames
 
     encoder_id = curator.encoder_id()
-    if not shards.gaps(platform.database, "vectors", encoder_id, frames.row_count(platform.database)):
+    changed = False
+    if shards.gaps(platform.database, "vectors", encoder_id, frames.row_count(platform.database)):
+        changed = embedding.embed_missing(platform, curator.encoder()) > 0
+    return switch_encoder(platform) or changed
+
+
+def switch_encoder(platform: Platform, *, progress: Callable[[int, int], None] | None = None) -> bool:
+    """Embeds the fleet with the wanted encoder while the old one serves, builds its index, and then lets it serve."""
+    from selection.embedding import embed as embedding
+    from selection.embedding import switching
+    from selection.embedding.index import VectorIndex
+
+    name = switching.wanted(platform)
+    if name is None:
         return False
-    return embedding.embed_missing(platform, curator.encoder()) > 0
+    encoder = switching.load_wanted(platform, name)
+    rows = embedding.embed_missing(platform, encoder, progress=progress)
+    index = VectorIndex(platform, encoder.encoder_id)
+    index.refresh()
+    index.build()
+    return switching.finish(platform, name, encoder.encoder_id) or rows > 0
 
 
 def index(platform: Platform, curator: Curator) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH_FRAMES = 64
-DECODERS = 4
+BATCHES_AHEAD = 2
+DECODERS = min(16, max(2, os.cpu_count() or 1))
 
 _NO_LIMIT = 2**62  # What is in the fleet has passed the limit at ingest.
 
@@ -42,6 +45,19 @@ class ImageEncoder(Protocol):
         ...
 
     def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """Unit vectors, shape (N, D)."""
+        ...
+
+
+@runtime_checkable
+class PreparingEncoder(ImageEncoder, Protocol):
+    """An encoder whose preparation of an image can run in other threads than its model."""
+
+    def prepare(self, image: Image.Image) -> Any:
+        """What the model takes of one image."""
+        ...
+
+    def encode_prepared(self, prepared: Sequence[Any]) -> NDArray[np.float32]:
         """Unit vectors, shape (N, D)."""
         ...
 
@@ -91,7 +107,7 @@ def embed_rows(
 ) -> pa.Table:
     """Embeds rows `[start, stop)` from their previews.
 
-    Previews are decoded by threads while the encoder works on the batch before.
+    Threads decode previews and resize them for the model, two batches ahead of it, so that the model never waits for an image.
 
     Returns:
         Columns `row` and `vector` (float16 of unit length); null where neither preview nor original can be read.
@@ -104,18 +120,28 @@ def embed_rows(
     for document in frames.documents(platform.database, start=start, stop=stop, fields=wanted):
         keys[document["row"] - start] = (document["preview_key"], document["object_key"])
 
+    prepare, encode = _ways(encoder)
+
+    def made_ready(key: tuple[str, str] | None) -> Any:
+        image = _read_preview(platform, key)
+        return None if image is None else prepare(image)
+
     batches = [slice(first, min(first + BATCH_FRAMES, count)) for first in range(0, count, BATCH_FRAMES)]
-    with ThreadPoolExecutor(max_workers=DECODERS) as pool:
-        waiting = [pool.submit(_read_preview, platform, key) for key in keys[batches[0]]] if batches else []
-        for batch, following in zip(batches, [*batches[1:], None], strict=True):
-            pictures = [future.result() for future in waiting]
-            if following is not None:
-                waiting = [pool.submit(_read_preview, platform, key) for key in keys[following]]
-            positions = [batch.start + offset for offset, image in enumerate(pictures) if image is not None]
-            if positions:
-                vectors_ND[positions] = encoder.encode_images([image for image in pictures if image is not None])
-                valid_N[positions] = True
-            progress(batch.stop)
+    with ThreadPoolExecutor(max_workers=DECODERS, thread_name_prefix="decode") as pool:
+        ahead: deque[list[Future[Any]]] = deque()
+        try:
+            for number, batch in enumerate(batches):
+                for following in batches[number + len(ahead) : number + 1 + BATCHES_AHEAD]:
+                    ahead.append([pool.submit(made_ready, key) for key in keys[following]])
+                inputs = [future.result() for future in ahead.popleft()]
+                positions = [batch.start + offset for offset, one in enumerate(inputs) if one is not None]
+                if positions:
+                    vectors_ND[positions] = encode([one for one in inputs if one is not None])
+                    valid_N[positions] = True
+                progress(batch.stop)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return vector_table(vectors_ND, valid_N=valid_N, start=start)
 
 
@@ -133,6 +159,13 @@ def vector_table(vectors_ND: NDArray[np.float16], *, valid_N: NDArray[np.bool_],
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), vectors_ND.shape[1], mask=mask)
     rows = pa.array(np.arange(start, start + len(vectors_ND), dtype=np.int64))
     return pa.table({"row": rows, "vector": vectors})
+
+
+def _ways(encoder: ImageEncoder) -> tuple[Callable[[Image.Image], Any], Callable[[list[Any]], NDArray[np.float32]]]:
+    """What the threads do to an image, and what the model does to the results: an encoder that can share the work so, does."""
+    if isinstance(encoder, PreparingEncoder):
+        return encoder.prepare, encoder.encode_prepared
+    return lambda image: image, encoder.encode_images
 
 
 def _is_missing(platform: Platform, encoder: ImageEncoder, *, start: int) -> bool:

@@ -86,32 +86,55 @@ class Encoder:
     def __init__(self, weights: _Weights, *, device: str, notice: str | None = None) -> None:
         """Loads the model; made by `load_encoder`."""
         import open_clip
+        import torch
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
         self.encoder_id = weights.encoder_id
         self.notice = notice
         self._device = torch_device(device)
         model = open_clip.create_model(weights.model_name, require_pretrained=True, **weights.options)
-        self._model: Any = model.eval().to(self._device)
+        self._model: Any = model.eval().to(self._device, memory_format=torch.channels_last)
+        self._batch = _BATCH[self._device.type]
         self._tokenize: Callable[[list[str]], torch.Tensor] = open_clip.get_tokenizer(weights.model_name)
         settings = open_clip.get_model_preprocess_cfg(model)
         self._preprocess: Any = image_transform_v2(PreprocessCfg(**settings), is_train=False)
         self._workers = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="preprocess")
         self.dimension = int(self.encode_texts(["a road"]).shape[1])
 
+    def prepare(self, image: Image.Image) -> torch.Tensor:
+        """What the model takes of one image, shape (3, H, W): resized and cropped its way. Meant for threads beside the model."""
+        pixels: torch.Tensor = self._preprocess(image.convert("RGB"))
+        return pixels
+
+    def encode_prepared(self, prepared: Sequence[torch.Tensor]) -> NDArray[np.float32]:
+        """Vectors of images that went through `prepare`, unit length, shape (N, D).
+
+        Raises:
+            BackendUnavailable: The GPU failed, or has no memory even for one image.
+        """
+        import torch
+
+        def encode(batch: Sequence[torch.Tensor]) -> torch.Tensor:
+            pixels = torch.stack(list(batch))
+            if self._device.type == "cuda":
+                pixels = pixels.pin_memory()
+            pixels = pixels.to(self._device, non_blocking=True).to(memory_format=torch.channels_last)
+            features: torch.Tensor = self._model.encode_image(pixels)
+            return features
+
+        return self._encode(prepared, encode)
+
     def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """Vectors of images, unit length, shape (N, D).
 
         Images are given as the fleet stores them, as previews; the model's own resizing and cropping follow.
         """
-        import torch
+        return self.encode_prepared(list(self._workers.map(self.prepare, images)))
 
-        def encode(batch: Sequence[Image.Image]) -> torch.Tensor:
-            pixels = torch.stack(list(self._workers.map(lambda image: self._preprocess(image.convert("RGB")), batch)))
-            features: torch.Tensor = self._model.encode_image(pixels.to(self._device))
-            return features
-
-        return self._encode(images, encode)
+    @property
+    def batch_frames(self) -> int:
+        """How many images the model takes at once; halved when its memory does not suffice."""
+        return self._batch
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of texts, unit length, shape (N, D)."""
@@ -127,18 +150,80 @@ class Encoder:
 
         if not items:
             return np.empty((0, self.dimension), dtype=np.float32)
-        size = _BATCH[self._device.type]
         parts: list[NDArray[np.float32]] = []
-        on_gpu = self._device.type == "cuda"
-        with torch.inference_mode(), torch.autocast("cuda", dtype=torch.float16, enabled=on_gpu):
-            for start in range(0, len(items), size):
-                features = encode(items[start : start + size]).float()
-                parts.append(torch.nn.functional.normalize(features, dim=-1).cpu().numpy())
+        done = 0
+        precision = torch.autocast("cuda", dtype=_half_precision(self._device), enabled=self._device.type == "cuda")
+        with torch.inference_mode(), precision:
+            while done < len(items):
+                size = self._batch
+                try:
+                    features = encode(items[done : done + size]).float()
+                    parts.append(torch.nn.functional.normalize(features, dim=-1).cpu().numpy())
+                except torch.OutOfMemoryError as exc:
+                    self._shrink(min(size, len(items) - done), exc)
+                    continue
+                except RuntimeError as exc:
+                    raise _as_trouble(exc) from exc
+                done += size
         return np.concatenate(parts)
+
+    def _shrink(self, size: int, exc: Exception) -> None:
+        """Halves the batch for good: what did not fit once will not fit the next time."""
+        import torch
+
+        if size <= 1:
+            raise BackendUnavailable(
+                f"{self._device} has no memory for even one image; free some, or set MLPL_DEVICE=cpu", retry_after_s=60
+            ) from exc
+        self._batch = max(1, size // 2)
+        _log.warning("encoder_batch_halved", device=str(self._device), batch=self._batch)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _half_precision(device: torch.device) -> torch.dtype:
+    import torch
+
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+
+
+def _as_trouble(exc: RuntimeError) -> Exception:
+    """A GPU that was lost takes its process's context with it, so the process has to be started again; what is committed stays."""
+    text = str(exc)
+    if "CUDA error" not in text and "CUDNN" not in text.upper() and "NCCL" not in text:
+        return exc
+    return BackendUnavailable(
+        f"the GPU failed ({text.partition(chr(10))[0][:160]}); frames embedded so far are kept: "
+        "start this process again, with MLPL_DEVICE=cpu if the GPU is gone",
+        retry_after_s=60,
+    )
 
 
 def chosen(platform: Platform) -> EncoderChoice | None:
     """The encoder of this fleet, or None when none was loaded yet. Needs no model and no import of one."""
+    return choice_of(serving(platform))
+
+
+def serving(platform: Platform) -> Platform:
+    """The same stores, with the encoder set that the fleet was switched to, if it was."""
+    found = platform.database.encoders.find_one({"_id": roles_id(platform)}, {"serving": 1})
+    return naming(platform, str(found["serving"])) if found and "serving" in found else platform
+
+
+def naming(platform: Platform, name: str) -> Platform:
+    """The same stores, with another value of `MLPL_ENCODER`."""
+    settings = platform.settings.model_copy(update={"encoder": name})
+    return Platform(settings=settings, database=platform.database, objects=platform.objects)
+
+
+def roles_id(platform: Platform) -> str:
+    """Id of the document that says which encoder serves and which one is wanted."""
+    # A changed MLPL_ENCODER is a decision of its own, and no earlier switch overrules it.
+    return f"roles of {_configured(platform)}"
+
+
+def choice_of(platform: Platform) -> EncoderChoice | None:
+    """What was decided for this value of `MLPL_ENCODER`, whatever the fleet was switched to."""
     found = platform.database.encoders.find_one({"_id": _configured(platform)}, {"_id": 0})
     return EncoderChoice(**found) if found else None
 
@@ -151,18 +236,23 @@ def current_encoder_id(platform: Platform) -> str | None:
 
 def forget_choice(platform: Platform) -> None:
     """Lets the next `load_encoder` decide anew, for example when weights have become available. The fleet is then embedded again."""
-    platform.database.encoders.delete_one({"_id": _configured(platform)})
+    platform.database.encoders.delete_one({"_id": _configured(serving(platform))})
 
 
 def load_encoder(platform: Platform) -> Encoder:
-    """Loads the encoder of this fleet, and decides which that is when it is the first time.
+    """Loads the encoder that serves this fleet; see `load_named`."""
+    return load_named(serving(platform))
+
+
+def load_named(platform: Platform) -> Encoder:
+    """Loads the encoder that `MLPL_ENCODER` names, whatever the fleet was switched to, and decides which that is when it is the first time.
 
     Raises:
         InvalidInput: `MLPL_ENCODER` names no such model or folder.
         BackendUnavailable: The fleet's encoder was decided on and its weights cannot be had on this machine.
         Conflict: The weights are not those that the fleet was embedded with.
     """
-    choice = chosen(platform)
+    choice = choice_of(platform)
     if choice is None or (choice.kind == "small" and choice.encoder_id != _small().encoder_id):
         # A later MLPL ships a better small encoder, and the old one is gone with the old MLPL.
         choice = _decide(platform, replaces=choice)
@@ -212,7 +302,7 @@ def _decide(platform: Platform, *, replaces: EncoderChoice | None) -> EncoderCho
     if replaces is not None:
         retrying(lambda: collection.delete_one({"_id": configured, "encoder_id": replaces.encoder_id}))
     retrying(lambda: collection.update_one({"_id": configured}, {"$setOnInsert": asdict(fresh)}, upsert=True))
-    settled = chosen(platform)
+    settled = choice_of(platform)
     _log.info(
         "encoder_chosen", configured=configured, encoder_id=(settled or fresh).encoder_id, kind=(settled or fresh).kind
     )

@@ -20,6 +20,15 @@ class EncoderOut(BaseModel):
     notice: str | None
 
 
+class KnownEncoderOut(BaseModel):
+    """An encoder that the fleet has vectors of; `role` is serving, wanted or kept."""
+
+    name: str
+    encoder_id: str
+    role: str
+    embedded: int
+
+
 class IndexOut(BaseModel):
     """How vectors are searched, and the share of the exact nearest 50 that a search finds, as measured when the index was built."""
 
@@ -61,6 +70,7 @@ class StatusOut(BaseModel):
     embedded: int
     rejects: int
     encoder: EncoderOut
+    encoders: list[KnownEncoderOut]
     index: IndexOut | None
     tasks: list[TaskStatus]
     reconcilers: list[ReconcilerOut]

@@ -23,6 +23,10 @@ def add_to(app: typer.Typer) -> None:
     app.command()(withdraw)
     app.command()(rejects)
     app.command()(status)
+    encoder = typer.Typer(help="The encoders of this fleet.", no_args_is_help=True)
+    encoder.command("use")(use_encoder)
+    encoder.command("list")(list_encoders)
+    app.add_typer(encoder, name="encoder")
 
 
 def ingest(
@@ -192,6 +196,57 @@ def rejects(
     show(found, as_json=as_json, text=lambda: table(["source", "reason"], [list(r.values()) for r in found]))
 
 
+def use_encoder(
+    name: Annotated[
+        str, typer.Argument(help="As in MLPL_ENCODER: architecture/weights, a checkpoint directory or small.")
+    ],
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Embed the fleet here and now instead of leaving it to `mlpl serve`.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Switches the fleet to another encoder; the old one serves until every frame is embedded again."""
+    from selection.embedding import encoders, switching
+    from service.reconcile import switch_encoder
+
+    with platform() as opened:
+        encoder = switching.use(opened, name)
+        if wait:
+            with progress_bar("embedding") as progress:
+                switch_encoder(opened, progress=progress)
+        serves = encoders.current_encoder_id(opened) == encoder.encoder_id
+    how = (
+        "serves"
+        if serves
+        else "serves when every frame is embedded; `mlpl serve` sees to it, `mlpl encoder list` shows it"
+    )
+    show(
+        {"encoder_id": encoder.encoder_id, "serving": serves},
+        as_json=as_json,
+        text=lambda: f"{encoder.encoder_id} {how}",
+    )
+
+
+def list_encoders(as_json: Json = False) -> None:
+    """Lists the encoders that the fleet has vectors of."""
+    from dataclasses import asdict
+
+    from selection.embedding import switching
+    from selection.fleet import frames
+
+    with platform() as opened:
+        found = [asdict(one) for one in switching.known(opened)]
+        total = frames.row_count(opened.database)
+    show(
+        found,
+        as_json=as_json,
+        text=lambda: table(
+            ["encoder", "role", "embedded", "name"],
+            [[e["encoder_id"], e["role"], f"{e['embedded']} of {total}", e["name"]] for e in found],
+        ),
+    )
+
+
 def status(as_json: Json = False) -> None:
     """Shows how much there is and how far the work has come."""
     from service.overview import overview
@@ -276,6 +331,11 @@ def _status_text(found: dict[str, Any]) -> str:
         f"embedded  {found['embedded']} with {encoder['id'] or 'no encoder yet; run `mlpl embed`'}",
     ]
     lines += [encoder["notice"]] if encoder["notice"] else []
+    lines += [
+        f"switching to {e['encoder_id']}: {e['embedded']} of {found['frames']} embedded"
+        for e in found["encoders"]
+        if e["role"] == "wanted"
+    ]
     if found["index"] is not None:
         lines.append(_index_text(found["index"]))
     for task in found["tasks"]:

@@ -136,16 +136,18 @@ def search(
     Returns:
         Exact scores and positions, both of shape (min(k, allowed),); and how many rows were scored from their vectors.
     """
-    if allowed_N is not None and np.count_nonzero(allowed_N) <= max(DIRECT_ROWS, k):
-        positions = np.flatnonzero(allowed_N)
+    open_M = None if allowed_N is None else np.flatnonzero(allowed_N)
+    if open_M is not None and len(open_M) <= max(DIRECT_ROWS, k):
+        positions = open_M
     elif len(codes_NP) <= k:
         positions = np.arange(len(codes_NP))
     else:
         query_P, _, deviation = coder.encode_query(query_D)
-        rough_N = int8_products(codes_NP, query_P)
-        if allowed_N is not None:
-            np.copyto(rough_N, _HIDDEN, where=~allowed_N)
-        positions = np.flatnonzero(rough_N >= candidates_from(rough_N, k=k, slack=margin * deviation))
+        rough = int8_products(codes_NP, query_P)
+        if open_M is not None:  # Hiding the others instead would leave many equal values, which selection is slow at.
+            rough = rough.take(open_M)
+        positions = np.flatnonzero(rough >= candidates_from(rough, k=k, slack=margin * deviation))
+        positions = positions if open_M is None else open_M[positions]
     scores, found = best(scores_of(vectors_ND, positions, query_D), positions, k=k)
     return scores, found, len(positions)
 

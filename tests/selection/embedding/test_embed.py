@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from infra import leases
+from infra.errors import BackendUnavailable, StorageFull
 from selection import shards
 from selection.embedding import embed
 from selection.embedding.index import VectorIndex
@@ -137,3 +139,47 @@ def test_a_corrupt_shard_is_made_again(coloured: Any) -> None:
     assert index.refresh() == 22
     assert embed.embed_missing(coloured.platform, ColourEncoder()) == 8
     assert index.refresh() == 8
+
+
+def test_a_disk_that_is_full_is_named_and_a_later_run_finishes(coloured: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = coloured.platform.objects
+    real, written = type(objects).put, []
+
+    def put(self: Any, key: str, data: Any) -> None:
+        if key.startswith("shards/") and len(written) == 2:
+            raise StorageFull(f"no space left for {key}; free some and run again", key=key)
+        if key.startswith("shards/"):
+            written.append(key)
+        real(self, key, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(objects), "put", put)
+        with pytest.raises(StorageFull, match="no space left for shards/"):
+            embed.embed_missing(coloured.platform, ColourEncoder())
+    assert shards.row_total(coloured.platform.database, "vectors", "enc-1") == 16
+    assert embed.embed_missing(coloured.platform, ColourEncoder()) == 14
+    _vectors(coloured)
+
+
+def test_the_model_gets_what_the_threads_prepared_and_an_error_ends_them(coloured: Any) -> None:
+    class Preparing(ColourEncoder):
+        def prepare(self, image: Image.Image) -> NDArray[np.float32]:
+            if threading.current_thread() is threading.main_thread():
+                raise AssertionError("preparing keeps the model waiting")
+            return np.asarray(image).mean(axis=(0, 1)).astype(np.float32)
+
+        def encode_prepared(self, prepared: Sequence[Any]) -> NDArray[np.float32]:
+            self.seen += len(prepared)
+            self._after_batch()
+            colours = np.stack(prepared)
+            return colours / np.linalg.norm(colours, axis=1, keepdims=True)
+
+    def fail() -> None:
+        raise BackendUnavailable("the GPU failed")
+
+    with pytest.raises(BackendUnavailable):
+        embed.embed_missing(coloured.platform, Preparing(after_batch=fail))
+    assert not [one.name for one in threading.enumerate() if one.name.startswith("decode") and one.is_alive()]
+    encoder = Preparing()
+    assert embed.embed_missing(coloured.platform, encoder) == encoder.seen == 30
+    assert _vectors(coloured).argmax(axis=1).tolist() == [row % 3 for row in range(30)]
