@@ -44,7 +44,7 @@ def save(path: Path, *, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, 
 def load(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | None:
     """The arrays and facts that were saved last; None when there is nothing to go by."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         facts: dict[str, Any] = json.loads(arrays.pop("facts").tobytes())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

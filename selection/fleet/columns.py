@@ -533,6 +533,9 @@ class Columns:
     def _take_changes(self, growing: _Growing) -> int:
         """Reads the rows that changed again; returns how many did. Rows not loaded yet come as they are anyway."""
         rows = len(growing.captured)
+        if not rows:  # All rows are about to be read as they are, so only what changes from here on matters.
+            growing.changed_until = frames.last_change(self._db) or _EPOCH
+            return 0
         since = max(_EPOCH, growing.changed_until - _CLOCKS_APART)
         changes = [
             one for one in frames.changed_since(self._db, since, below_row=rows) if one not in growing.seen_changes

@@ -11,11 +11,11 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, NewType, TypeVar
 
-from pymongo import ASCENDING, IndexModel, ReturnDocument, UpdateOne
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument, UpdateOne
 from pymongo.client_session import ClientSession
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
@@ -216,6 +216,13 @@ def changed_since(db: Db, moment: datetime, *, below_row: int) -> list[tuple[int
     return [(int(one["row"]), one["changed_at"]) for one in found if one["row"] < below_row]
 
 
+def last_change(db: Db) -> datetime | None:
+    """When a frame's record last changed after it was inserted; None if none ever did."""
+    ever = {"$gt": datetime(1970, 1, 1, tzinfo=UTC)}
+    found = db.frames.find_one({"changed_at": ever}, {"changed_at": 1}, sort=[("changed_at", DESCENDING)])
+    return found["changed_at"] if found else None
+
+
 def withdraw(db: Db, ids: Sequence[str], now: datetime) -> list[FrameId]:
     """Takes frames out of the fleet: they keep their rows, labels and lineage, but no search, count or pool holds them.
 
@@ -321,6 +328,8 @@ def _to_document(facts: FrameFacts, *, row: int) -> Document:
     document = asdict(facts)
     document["_id"] = document.pop("frame_id")
     document["location"] = list(facts.location) if facts.location else None
+    if facts.changed_at is None:
+        del document["changed_at"]  # The index over it is sparse: it holds the few frames that ever changed.
     return document | {"row": row}
 
 
