@@ -28,7 +28,7 @@ MOST_HAMMING = 12
 WORKING_MEMORY_BYTES = 512 * 2**20
 """What grouping 100,000 rows may take beside its arguments; a test holds it to that."""
 
-_PROBES = 3
+_PROBES = 4
 _CELL_ROWS = 200
 _MOST_CELLS = 2048
 _TILE = 2**21

@@ -1,0 +1,193 @@
+"""The structure of the fleet over HTTP: near-duplicates, slices, coverage, and the map."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel
+
+from selection.fleet import frames
+from service import structure
+from service.api.errors import RESPONSES
+from service.api.line import Line, OneLine
+
+router = APIRouter(tags=["structure"], responses={422: RESPONSES[422]})
+
+Where = Annotated[str, Query(description="Filter, for example `timeofday:dusk,night -weather:rain`.")]
+TaskId = Annotated[str | None, Query(alias="task", description="Labels of this task count; of any task without it.")]
+Limit = Annotated[int, Query(ge=1, le=500, description="Entries of a page.")]
+Offset = Annotated[int, Query(ge=0, description="Entries to leave out.")]
+
+
+class GroupOut(BaseModel):
+    """Frames that show the same."""
+
+    keep: str
+    duplicates: list[str]
+
+
+class DuplicatesOut(BaseModel):
+    """One page of groups, larger first; `kept` frames remain when duplicates go."""
+
+    groups: list[GroupOut]
+    total: int
+    frames: int
+    kept: int
+    skipped: int
+
+
+class TraitOut(BaseModel):
+    """A value that is more frequent in a slice than in the fleet."""
+
+    key: str
+    value: str
+    share: float
+    fleet_share: float
+
+
+class SliceOut(BaseModel):
+    """One kind of scene."""
+
+    number: int
+    frames: int
+    labelled: int
+    novelty: float | None
+    rarity: float
+    words: list[str]
+    traits: list[TraitOut]
+    examples: list[str]
+
+
+class CellOut(BaseModel):
+    """Frames that share a value of each key; `hole` is how many labels it lacks to be labelled like the fleet is spread."""
+
+    values: list[str | None]
+    frames: int
+    share: float
+    labelled: int
+    labelled_share: float
+    hole: float
+
+
+class CoverageOut(BaseModel):
+    """One page of combinations, biggest holes first."""
+
+    by: list[str]
+    cells: list[CellOut]
+    total: int
+
+
+class MapOut(BaseModel):
+    """Places of frames, column by column; x and y in -1 to 1."""
+
+    projection_id: str | None
+    rows: list[int]
+    x: list[float]
+    y: list[float]
+
+
+@router.get("/duplicates")
+def duplicates(
+    line: OneLine,
+    where: Where = "",
+    threshold: Annotated[float, Query(description="Cosine similarity from which frames are duplicates.")] = 0.95,
+    max_hamming: Annotated[int, Query(description="Bits in which hashes of duplicates may differ.")] = 4,
+    within_drives: Annotated[bool, Query(description="Compare frames of the same drive only.")] = False,
+    limit: Limit = 50,
+    offset: Offset = 0,
+) -> DuplicatesOut:
+    """Groups of frames that show the same, each with the one to keep."""
+    found = structure.find_duplicates(
+        line.platform,
+        line.curator,
+        where=where,
+        threshold=threshold,
+        max_hamming=max_hamming,
+        within_drives=within_drives,
+    )
+    page = [group.tolist() for group in found.groups[offset : offset + limit]]
+    ids = _ids(line, [row for group in page for row in group])
+    return DuplicatesOut(
+        groups=[GroupOut(keep=ids[group[0]], duplicates=[ids[row] for row in group[1:]]) for group in page],
+        total=len(found.groups),
+        frames=found.frames,
+        kept=found.kept,
+        skipped=found.skipped,
+    )
+
+
+@router.get("/slices")
+def slices(
+    line: OneLine,
+    where: Where = "",
+    task_id: TaskId = None,
+    count: Annotated[int, Query(ge=1, le=500, description="How many slices.")] = 20,
+    seed: Annotated[int, Query(ge=0)] = 0,
+) -> list[SliceOut]:
+    """Kinds of scene in the fleet, largest first."""
+    found = structure.find_slices(line.platform, line.curator, count=count, where=where, task_id=task_id, seed=seed)
+    ids = _ids(line, [row for one in found for row in one.slice.rows[:12].tolist()])
+    return [
+        SliceOut(
+            number=one.slice.number,
+            frames=len(one.slice.rows),
+            labelled=one.labelled,
+            novelty=one.novelty,
+            rarity=one.rarity,
+            words=list(one.slice.words),
+            traits=[
+                TraitOut(key=t.key, value=t.value, share=t.share, fleet_share=t.fleet_share) for t in one.slice.traits
+            ],
+            examples=[ids[row] for row in one.slice.rows[:12].tolist()],
+        )
+        for one in found
+    ]
+
+
+@router.get("/coverage")
+def coverage(
+    line: OneLine,
+    by: Annotated[str, Query(description="Keys to cross, parted by commas; `hour` is the hour of capture in UTC.")],
+    where: Where = "",
+    task_id: TaskId = None,
+    limit: Limit = 100,
+    offset: Offset = 0,
+) -> CoverageOut:
+    """What the fleet has of each combination of values and what of it is labelled."""
+    keys = [key.strip() for key in by.split(",") if key.strip()]
+    found = structure.find_coverage(line.platform, line.curator, keys, where=where, task_id=task_id)
+    return CoverageOut(
+        by=keys,
+        cells=[
+            CellOut(
+                values=list(cell.values),
+                frames=cell.fleet,
+                share=cell.share,
+                labelled=cell.labelled,
+                labelled_share=cell.labelled_share,
+                hole=cell.hole,
+            )
+            for cell in found[offset : offset + limit]
+        ],
+        total=len(found),
+    )
+
+
+@router.get("/map")
+def fleet_map(line: OneLine, where: Where = "") -> MapOut:
+    """Where the frames that match a filter lie on the current map; empty until `mlpl map` has made one."""
+    found = structure.places(line.platform, line.curator, where=where)
+    if found is None:
+        return MapOut(projection_id=None, rows=[], x=[], y=[])
+    current, rows, xy = found
+    return MapOut(
+        projection_id=current.projection_id,
+        rows=rows.tolist(),
+        x=[round(value, 4) for value in xy[:, 0].tolist()],
+        y=[round(value, 4) for value in xy[:, 1].tolist()],
+    )
+
+
+def _ids(line: Line, rows: list[int]) -> dict[int, str]:
+    return {frame.row: frame.frame_id for frame in frames.by_rows(line.platform.database, rows)}

@@ -1,0 +1,204 @@
+"""Commands that show the structure of a fleet: near-duplicates, slices, coverage, map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from service.cli.context import Json, platform, progress_bar, show, table
+
+if TYPE_CHECKING:
+    from service.curator import Curator
+
+Where = Annotated[str, typer.Option(help="Only frames that match, for example 'timeofday:dusk -weather:rain'.")]
+TaskOption = Annotated[
+    str | None, typer.Option("--task", help="Labels of this task count; of any task without it.", show_default=False)
+]
+Seed = Annotated[int, typer.Option(min=0, help="For every random draw.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the commands of this module."""
+    app.command()(duplicates)
+    app.command()(slices)
+    app.command()(coverage)
+    app.command("map")(draw_map)
+
+
+def duplicates(
+    where: Where = "",
+    threshold: Annotated[float, typer.Option(help="Cosine similarity from which frames are duplicates.")] = 0.95,
+    max_hamming: Annotated[int, typer.Option(help="Bits in which perceptual hashes of duplicates may differ.")] = 4,
+    within_drives: Annotated[
+        bool, typer.Option("--within-drives", help="Compare frames of the same drive only.")
+    ] = False,
+    chain: Annotated[bool, typer.Option("--chain", help="Keep one frame of all that are connected.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Groups to show.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Groups frames that show the same, with the one to keep of each group."""
+    from service import structure
+    from service.curator import Curator
+
+    with platform() as opened, progress_bar("comparing") as progress:
+        found = structure.find_duplicates(
+            opened,
+            Curator(opened),
+            where=where,
+            threshold=threshold,
+            max_hamming=max_hamming,
+            within_drives=within_drives,
+            linkage="chain" if chain else "keeper",
+            progress=progress,
+        )
+        ids = _ids(opened, [int(row) for group in found.groups[:limit] for row in group])
+    groups = [
+        {"keep": ids[int(group[0])], "duplicates": [ids[int(row)] for row in group[1:]]}
+        for group in found.groups[:limit]
+    ]
+    value = {
+        "frames": found.frames,
+        "kept": found.kept,
+        "skipped": found.skipped,
+        "groups_total": len(found.groups),
+        "groups": groups,
+    }
+
+    def text() -> str:
+        lines = table(
+            ["keep", "duplicates", "for example"],
+            [[group["keep"], len(group["duplicates"]), group["duplicates"][0]] for group in groups],
+        )
+        summary = f"{found.frames} frames, {found.kept} to keep, {len(found.groups)} groups of duplicates"
+        return f"{lines}\n{summary}" + (f"; {found.skipped} without vector and hash" if found.skipped else "")
+
+    show(value, as_json=as_json, text=text)
+
+
+def slices(
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many slices.")] = 20,
+    where: Where = "",
+    task: TaskOption = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Parts the fleet into kinds of scene, each with words and attributes that tell it apart."""
+    from service import structure
+    from service.curator import Curator
+
+    with platform() as opened:
+        found = structure.find_slices(opened, Curator(opened), count=count, where=where, task_id=task, seed=seed)
+        ids = _ids(opened, [int(row) for one in found for row in one.slice.rows[:5]])
+    value: list[dict[str, Any]] = [
+        {
+            "number": one.slice.number,
+            "frames": len(one.slice.rows),
+            "labelled": one.labelled,
+            "novelty": None if one.novelty is None else round(one.novelty, 3),
+            "rarity": round(one.rarity, 3),
+            "words": list(one.slice.words),
+            "traits": [
+                {"key": t.key, "value": t.value, "share": round(t.share, 4), "fleet_share": round(t.fleet_share, 4)}
+                for t in one.slice.traits
+            ],
+            "examples": [ids[int(row)] for row in one.slice.rows[:5]],
+        }
+        for one in found
+    ]
+
+    def text() -> str:
+        return table(
+            ["#", "frames", "labelled", "novelty", "rarity", "words", "attributes"],
+            [
+                [
+                    *(one[key] for key in ("number", "frames", "labelled", "novelty", "rarity")),
+                    ", ".join(one["words"]),
+                    " ".join(f"{t['key']}:{t['value']} {t['share']:.0%}" for t in one["traits"])[:70],
+                ]
+                for one in value
+            ],
+        )
+
+    show(value, as_json=as_json, text=text)
+
+
+def coverage(
+    by: Annotated[str, typer.Option(help="Keys to cross, for example timeofday,weather,road; `hour` is in UTC.")],
+    where: Where = "",
+    task: TaskOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="Combinations to show.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """Shows what the fleet has of each combination of attributes and what of it is labelled, biggest holes first."""
+    from service import structure
+    from service.curator import Curator
+
+    keys = [key.strip() for key in by.split(",") if key.strip()]
+    with platform() as opened:
+        found = structure.find_coverage(opened, Curator(opened), keys, where=where, task_id=task)
+    value = [
+        {
+            **dict(zip(keys, cell.values, strict=True)),
+            "frames": cell.fleet,
+            "share": round(cell.share, 4),
+            "labelled": cell.labelled,
+            "labelled_share": round(cell.labelled_share, 4),
+            "hole": round(cell.hole, 2),
+        }
+        for cell in found
+    ]
+    header = [*keys, "frames", "share", "labelled", "labelled_share", "hole"]
+    show(
+        {"by": keys, "total": len(value), "cells": value[:limit]},
+        as_json=as_json,
+        text=lambda: table(header, [list(cell.values()) for cell in value[:limit]]),
+    )
+
+
+def draw_map(
+    png: Annotated[Path | None, typer.Option(help="Draw the map to this file.", show_default=False)] = None,
+    color: Annotated[
+        str | None, typer.Option("--color", help="Attribute that colours the points.", show_default=False)
+    ] = None,
+    fit_again: Annotated[bool, typer.Option("--fit-again", help="Make a new map of the fleet as it is now.")] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Places every frame on a map where what looks alike lies together; new frames join it where they belong."""
+    from infra.errors import InvalidInput
+    from selection.structure import projection
+    from service import structure
+    from service.curator import Curator
+
+    if png is not None and not png.absolute().parent.is_dir():
+        raise InvalidInput(f"--png {png}: there is no folder {png.parent}; make it first")
+    with platform() as opened, progress_bar("placing") as progress:
+        curator = Curator(opened)
+        current, placed = structure.draw_map(opened, curator, seed=seed, fit_again=fit_again, progress=progress)
+        rows, xy = projection.places(opened, current)
+        if png is not None:
+            png.write_bytes(_picture(curator, rows, xy, color=color))
+    value = {"projection_id": current.projection_id, "placed": placed, "rows": len(rows), "png": png}
+    show(
+        value,
+        as_json=as_json,
+        text=lambda: (
+            f"{len(rows)} frames on map {current.projection_id}, {placed} of them new"
+            + (f"; drawn to {png}" if png else "")
+        ),
+    )
+
+
+def _picture(curator: Curator, rows: Any, xy: Any, *, color: str | None) -> bytes:
+    from service.map_picture import draw
+
+    codes, values = curator.columns().codes(color) if color is not None else (None, ())
+    return draw(xy, codes=None if codes is None else codes[rows], values=values)
+
+
+def _ids(opened: Any, rows: list[int]) -> dict[int, str]:
+    from selection.fleet import frames
+
+    return {frame.row: frame.frame_id for frame in frames.by_rows(opened.database, rows)}

@@ -1,0 +1,117 @@
+"""Near-duplicates, slices, coverage and map of an embedded fleet: over HTTP, and on the command line."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+from typer.testing import CliRunner
+
+from infra.errors import InvalidInput
+from infra.platform import Platform
+from selection.embedding.embed import embed_missing
+from selection.fleet.frames import Frame
+from service import map_picture, structure
+from service.app import create_app
+from service.cli.main import app
+from service.curator import Curator
+from service.production_line import prepare
+from tests.service.conftest import ADDRESS
+
+
+@pytest.fixture
+def embedded(small_platform: Platform, fleet: list[Frame]) -> Platform:
+    """The platform with the fleet of twelve, all embedded."""
+    assert embed_missing(small_platform, Curator(small_platform).encoder()) == len(fleet)
+    return small_platform
+
+
+@pytest.fixture
+def small_client(embedded: Platform) -> Iterator[TestClient]:
+    """The API over it."""
+    with TestClient(create_app(embedded), base_url=ADDRESS) as opened:
+        yield opened
+
+
+def test_the_structure_of_a_fleet_over_http(small_client: TestClient, fleet: list[Frame]) -> None:
+    found = small_client.get("/api/v1/duplicates", params={"threshold": 0.9, "max_hamming": 0}).json()
+    grouped = [frame_id for group in found["groups"] for frame_id in (group["keep"], *group["duplicates"])]
+    assert len(grouped) == len(set(grouped))
+    assert found["frames"] == len(fleet)
+    assert found["kept"] == len(fleet) - len(grouped) + found["total"]
+    inside = small_client.get("/api/v1/duplicates", params={"threshold": 0.5, "within_drives": True}).json()
+    drive_of = {frame.frame_id: frame.drive for frame in fleet}
+    assert inside["groups"]
+    assert all(drive_of[one] == drive_of[group["keep"]] for group in inside["groups"] for one in group["duplicates"])
+
+    slices = small_client.get("/api/v1/slices", params={"count": 3}).json()
+    assert sum(one["frames"] for one in slices) == len(fleet)
+    assert all(len(one["words"]) == 3 and one["novelty"] is None for one in slices)
+
+    covered = small_client.get("/api/v1/coverage", params={"by": "timeofday,weather"}).json()
+    assert {tuple(cell["values"]): (cell["frames"], cell["labelled"]) for cell in covered["cells"]} == {
+        ("day", "clear"): (4, 0),
+        ("dusk", "clear"): (4, 0),
+        ("night", "rain"): (4, 0),
+    }
+    assert small_client.get("/api/v1/coverage", params={"by": "nonsense"}).status_code == 422
+    assert small_client.get("/api/v1/slices", params={"task": "nothing"}).status_code == 404
+
+
+def test_the_map_is_made_once_and_filtered(
+    embedded: Platform, small_client: TestClient, fleet: list[Frame], tmp_path: Path
+) -> None:
+    assert small_client.get("/api/v1/map").json() == {"projection_id": None, "rows": [], "x": [], "y": []}
+    png = tmp_path / "map.png"
+    run = CliRunner().invoke(
+        app, ["map", "--png", str(png), "--color", "timeofday", "--json"], env=embedded.settings.as_environment()
+    )
+    assert run.exit_code == 0, run.output
+    made = json.loads(run.stdout)
+    assert (made["placed"], made["rows"]) == (len(fleet), len(fleet))
+    with Image.open(png) as picture:
+        assert picture.width > picture.height == map_picture.SIDE_PX
+    assert structure.draw_map(embedded, Curator(embedded))[1] == 0
+    shown = small_client.get("/api/v1/map", params={"where": "timeofday:night"}).json()
+    assert shown["projection_id"] == made["projection_id"]
+    assert shown["rows"] == [frame.row for frame in fleet if frame.attributes["timeofday"] == "night"]
+    assert len(shown["x"]) == len(shown["y"]) == 4
+
+
+def test_commands_print_tables_and_json(embedded: Platform) -> None:
+    environment = embedded.settings.as_environment()
+    for arguments, words in (
+        (["duplicates", "--threshold", "0.9"], "12 frames"),
+        (["slices", "-n", "2"], "words"),
+        (["coverage", "--by", "timeofday,weather"], "night"),
+    ):
+        text = CliRunner().invoke(app, arguments, env=environment)
+        assert text.exit_code == 0, text.output
+        assert words in text.stdout
+        assert json.loads(CliRunner().invoke(app, [*arguments, "--json"], env=environment).stdout)
+
+
+def test_an_empty_fleet_is_told_what_to_do(small_platform: Platform) -> None:
+    prepare(small_platform.database)
+    curator = Curator(small_platform)
+    with pytest.raises(InvalidInput, match="mlpl ingest"):
+        structure.find_coverage(small_platform, curator, ["site"])
+    with pytest.raises(InvalidInput, match="mlpl ingest"):
+        structure.find_duplicates(small_platform, curator)
+    with pytest.raises(InvalidInput, match="mlpl embed"):
+        structure.draw_map(small_platform, curator)
+
+
+def test_a_picture_has_the_colour_of_each_value_where_its_frames_lie() -> None:
+    xy = np.array([[-1, 1], [1, -1]], dtype=np.float32)
+    data = map_picture.draw(xy, codes=np.array([0, -1], dtype=np.int32), values=("rain",))
+    with Image.open(io.BytesIO(data)) as picture:
+        upper_left, lower_right = picture.getpixel((10, 10)), picture.getpixel((map_picture.SIDE_PX - 11,) * 2)
+    assert upper_left == map_picture._colour(0)
+    assert lower_right == map_picture._OTHERS
