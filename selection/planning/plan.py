@@ -27,10 +27,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from infra.errors import InvalidInput
 from selection.fleet.filters import parse_filter
+from selection.ranking.acquisition import SHARD_SCORES
 
 RANDOM = "random"
 COLUMN = "column:"
 CONCEPT = "concept:"
+DISAGREEMENT = "disagreement"
+KNOWN_SCORES = (*SHARD_SCORES, DISAGREEMENT, RANDOM)
 Method = Literal["none", "k_center_greedy", "k_means_plus_plus", "typicality"]
 METHODS: tuple[Method, ...] = get_args(Method)
 MOST_BUDGET = 100_000
@@ -52,6 +55,12 @@ def _filter(text: object) -> object:
 
 def _term(value: object) -> object:
     return {"score": value} if isinstance(value, str) else value
+
+
+def _score(name: object) -> object:
+    if isinstance(name, str) and name not in KNOWN_SCORES and not name.startswith((COLUMN, CONCEPT)):
+        raise ValueError(f"there is no score {name!r}: choose {', '.join(KNOWN_SCORES)}, column:KEY or concept:NAME")
+    return name
 
 
 def _terms(value: object) -> object:
@@ -79,7 +88,7 @@ class ScoreTerm(_Part):
         order: Which end of the score is wanted.
     """
 
-    score: Name
+    score: Annotated[Name, BeforeValidator(_score)]
     weight: float = Field(default=1.0, gt=0.0, le=1e6)
     order: Literal["highest", "lowest"] = "highest"
 

@@ -244,7 +244,7 @@ class _Choosing:
         self._codes = {
             key: _padded(sources.codes(key)[0], ordered.rows) for key in dict.fromkeys((*plan.quotas, *plan.caps))
         }
-        self._chosen = np.empty(0, dtype=np.int64)  # Positions in the order.
+        self._chosen: NDArray[np.int64] = np.empty(0, dtype=np.int64)  # Positions in the order.
         self._reasons: list[str] = []
         self._spreads = plan.diversity.method != "none" and not plan.is_random
         self._embedded = sources.embedded(ordered.rows) if self._spreads else np.zeros(0, dtype=bool)
@@ -276,10 +276,7 @@ class _Choosing:
         places = min(places, len(free))
         if places < 1:
             return 0
-        if self._spreads:
-            picked, reasons = self._spread(free, places)
-        else:
-            picked, reasons = free[:places], [""] * places
+        picked, reasons = self._spread(free, places) if self._spreads else (free[:places], [""] * places)
         of = self._ordered.scored
         self._reasons += [
             self._ordered.reason(place, rank=place + 1, of=of) + because + told
@@ -307,7 +304,8 @@ class _Choosing:
                 budget=min(places, len(candidates)),
                 seed=self._plan.seed,
             )
-            picked, reasons = candidates[found.picks], [f", then {told}" for told in found.reasons]
+            picked = candidates[found.picks].astype(np.int64)
+            reasons = [f", then {told}" for told in found.reasons]
         filler = free[~np.isin(free, picked) & ~self._embedded[free]][: places - len(picked)]
         return np.concatenate([picked, filler]), reasons + [", no vector yet"] * len(filler)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -136,6 +136,7 @@ def test_a_random_draw_stays_random_and_depends_on_the_seed_alone() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+@settings(deadline=None, max_examples=40)
 @given(
     budget=st.integers(1, 40),
     share=st.floats(0.05, 1.0),
@@ -197,7 +198,9 @@ def test_k_means_plus_plus_prefers_long_rows_and_repeats() -> None:
     assert np.all(distances > 0.1)
     again, _ = spreading.k_means_plus_plus(pool, weights, budget=3, seed=1)
     assert again.tolist() == picks.tolist()
-    alike, gaps = spreading.k_means_plus_plus(np.repeat(pool[:1], 5, axis=0), np.ones(5, dtype=np.float32), budget=5, seed=0)
+    alike, gaps = spreading.k_means_plus_plus(
+        np.repeat(pool[:1], 5, axis=0), np.ones(5, dtype=np.float32), budget=5, seed=0
+    )
     assert sorted(alike.tolist()) == list(range(5))
     assert gaps[1:].tolist() == [0.0] * 4
     with pytest.raises(InvalidInput, match="weight"):
@@ -229,6 +232,7 @@ def test_typicality_picks_the_middle_of_each_group_that_has_no_label() -> None:
         ("version: 1\nbudgit: 3", "budgit: there is no such key"),
         ("version: 1\nbudget: many", "budget: "),
         ("version: 1\nbudget: true", "budget: "),
+        ("version: 1\nscores: luck", r"scores\.0\.score: there is no score 'luck'"),
         ("version: 1\nscores: []", "scores: "),
         ("version: 1\nscores: [entropy, {score: margin, weight: -1}]", r"scores\.1\.weight: "),
         ("version: 1\nscores: [entropy, entropy]", "scores: 'entropy' is given twice"),
