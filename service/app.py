@@ -25,6 +25,7 @@ from service import access
 from service.access import AccessGuard
 from service.api import (
     batches,
+    concepts,
     datasets,
     errors,
     frames,
@@ -45,7 +46,7 @@ from service.reconcile import Reconcilers
 log = get_logger(__name__)
 
 WEB = Path(__file__).parent / "web"
-_RESOURCES = (status, search, frames, tasks, plans, batches, datasets, workflows, models, trace, webhooks)
+_RESOURCES = (status, search, concepts, frames, tasks, plans, batches, datasets, workflows, models, trace, webhooks)
 _PAGES = ("/", "/batches", "/batches/{id}", "/models", "/workflows/{id}", "/trace/{id}")
 
 

@@ -13,6 +13,7 @@ from infra.database import Db, ensure_indexes
 from infra.platform import Platform, open_platform
 from infra.settings import Settings
 from selection import shards
+from selection.concepts import concepts
 from selection.embedding import encoders
 from selection.fleet import frames, ingest
 from selection.planning import saved_plans
@@ -24,6 +25,7 @@ _OWNERS = (
     encoders,
     shards,
     saved_plans,
+    concepts,
     labels,
     batches,
     splits,

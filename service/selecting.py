@@ -126,7 +126,9 @@ class FleetSources:
         if name.startswith(COLUMN):
             return numeric_column(self._curator.columns(), name.removeprefix(COLUMN), rows)
         if name.startswith(CONCEPT):
-            raise InvalidInput(f"there is no concept {name.removeprefix(CONCEPT)!r}")
+            from selection.concepts import concepts
+
+            return concepts.scores(self._platform, name.removeprefix(CONCEPT), rows, index=self._vectors())
         if name not in KNOWN_SCORES:
             raise InvalidInput(f"there is no score {name!r}: choose {', '.join(KNOWN_SCORES)}")
         if self._model is None:

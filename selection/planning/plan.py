@@ -20,6 +20,7 @@ Everything but `version` has a default. Unknown keys are refused, by path.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -36,11 +37,12 @@ DISAGREEMENT = "disagreement"
 KNOWN_SCORES = (*SHARD_SCORES, DISAGREEMENT, RANDOM)
 Method = Literal["none", "k_center_greedy", "k_means_plus_plus", "typicality"]
 METHODS: tuple[Method, ...] = get_args(Method)
+NAME_PATTERN = re.compile(r"[a-z0-9](?:-?[a-z0-9]){0,47}")
 MOST_BUDGET = 100_000
 MOST_TERMS = 20
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-PlanName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:-?[a-z0-9]){0,47}$")]
+PlanName = Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN.pattern}$")]
 Quota = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0.0, le=1.0)]
 
 
