@@ -23,8 +23,9 @@ from tests.service.conftest import ADDRESS, let_all_drives_train
 @pytest.fixture
 def embedded(platform: Platform, fleet: list[Frame], monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     """Twelve frames; every third, those by night, points one way."""
-    vectors = np.random.default_rng(0).standard_normal((12, 8))
-    vectors[2::3, 0] += 6.0
+    vectors = 0.2 * np.random.default_rng(0).standard_normal((12, 8))
+    vectors[:, 1] += 2.0
+    vectors[2::3] += [3.0, -2.0, 0, 0, 0, 0, 0, 0]
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     table = embed.vector_table(vectors.astype(np.float16), valid_N=np.ones(12, dtype=bool), start=0)
     assert shards.write(platform, "vectors", "enc-1", 0, 12, table)
