@@ -25,11 +25,13 @@ from service import access
 from service.access import AccessGuard
 from service.api import (
     batches,
+    concepts,
     datasets,
     errors,
     frames,
     images,
     models,
+    plans,
     search,
     status,
     structure,
@@ -45,7 +47,21 @@ from service.reconcile import Reconcilers
 log = get_logger(__name__)
 
 WEB = Path(__file__).parent / "web"
-_RESOURCES = (status, search, frames, structure, tasks, batches, datasets, workflows, models, trace, webhooks)
+_RESOURCES = (
+    status,
+    search,
+    concepts,
+    frames,
+    structure,
+    tasks,
+    plans,
+    batches,
+    datasets,
+    workflows,
+    models,
+    trace,
+    webhooks,
+)
 _PAGES = ("/", "/batches", "/batches/{id}", "/models", "/workflows/{id}", "/trace/{id}")
 
 

@@ -13,8 +13,10 @@ from infra.database import Db, ensure_indexes
 from infra.platform import Platform, open_platform
 from infra.settings import Settings
 from selection import shards
+from selection.concepts import concepts
 from selection.embedding import encoders
 from selection.fleet import frames, ingest
+from selection.planning import saved_plans
 from selection.structure import projection
 from training import models, workflows
 
@@ -24,6 +26,8 @@ _OWNERS = (
     encoders,
     shards,
     projection,
+    saved_plans,
+    concepts,
     labels,
     batches,
     splits,

@@ -1,0 +1,202 @@
+"""Concepts: what people marked yes and no, kept under a name, and the probe that follows from it.
+
+The marks are the truth; the probe is fitted from them whenever it is needed, so another encoder needs nothing but its own vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from pymongo import IndexModel
+
+from infra.database import Db, Document, retrying
+from infra.errors import InvalidInput, NotFound
+from infra.platform import Platform
+from selection.concepts import probe as probes
+from selection.concepts.probe import Probe
+from selection.fleet import frames
+from selection.fleet.frames import FrameId
+from selection.planning.plan import NAME_PATTERN
+
+if TYPE_CHECKING:
+    from selection.embedding.index import VectorIndex
+
+INDEXES: dict[str, list[IndexModel]] = {"concepts": []}
+BACKGROUND = 200
+MOST_MARKS = 2000
+_BLOCK_ROWS = 65_536
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concept:
+    """A named concept.
+
+    Attributes:
+        yes: Frames that show it.
+        no: Frames that do not.
+        encoder_id: Whose vectors the probe of `weights_digest` was fitted on; None before the first fit.
+        weights_digest: See `Probe.digest`.
+    """
+
+    name: str
+    yes: tuple[FrameId, ...]
+    no: tuple[FrameId, ...]
+    encoder_id: str | None
+    weights_digest: str | None
+    changed_at: datetime
+
+
+def mark(
+    platform: Platform,
+    name: str,
+    *,
+    yes: Sequence[str] = (),
+    no: Sequence[str] = (),
+    index: VectorIndex | None,
+    now: datetime,
+) -> Concept:
+    """Makes a concept, or adds marks to one; a frame that is marked again changes sides.
+
+    Args:
+        index: Refreshed; fits the probe at once, so that marks that cannot work are refused. None: stores the marks alone.
+    Raises:
+        InvalidInput: A bad name, no marks, a frame marked both ways, or too many marks.
+        NotFound: A frame does not exist.
+        Conflict: A marked frame has no vector yet.
+    """
+    if not NAME_PATTERN.fullmatch(name):
+        raise InvalidInput(
+            f"concept name {name!r} does not fit: use 1 to 48 lower-case letters, digits and single hyphens"
+        )
+    db = platform.database
+    new_yes, new_no = (_resolved(db, ids) for ids in (yes, no))
+    if both := sorted(set(new_yes) & set(new_no)):
+        raise InvalidInput(f"frame {both[0]} is marked yes and no")
+    found = db.concepts.find_one({"_id": name})
+    old = _concept(found) if found else None
+    marked_again = {*new_yes, *new_no}
+    kept_yes = [one for one in (old.yes if old else ()) if one not in marked_again]
+    kept_no = [one for one in (old.no if old else ()) if one not in marked_again]
+    concept = Concept(
+        name=name,
+        yes=(*kept_yes, *new_yes),
+        no=(*kept_no, *new_no),
+        encoder_id=None,
+        weights_digest=None,
+        changed_at=now,
+    )
+    if not concept.yes:
+        raise InvalidInput(f"concept {name} needs at least one frame marked yes")
+    if len(concept.yes) + len(concept.no) > MOST_MARKS:
+        raise InvalidInput(f"a concept holds at most {MOST_MARKS} marks; train a task on more")
+    fields: Document = {
+        "yes": list(concept.yes),
+        "no": list(concept.no),
+        "encoder_id": index.encoder_id if index is not None else None,
+        "weights_digest": fit(platform, concept, index=index).digest if index is not None else None,
+        "changed_at": now,
+    }
+    retrying(lambda: db.concepts.update_one({"_id": name}, {"$set": fields}, upsert=True))
+    return get(db, name)
+
+
+def get(db: Db, name: str) -> Concept:
+    """One concept.
+
+    Raises:
+        NotFound: There is none of this name.
+    """
+    found = db.concepts.find_one({"_id": name})
+    if found is None:
+        raise NotFound(f"no concept is named {name!r}; `mlpl concept list` shows those there are", name=name)
+    return _concept(found)
+
+
+def list_all(db: Db) -> list[Concept]:
+    """All concepts by name."""
+    return [_concept(document) for document in db.concepts.find().sort("_id", 1)]
+
+
+def delete(db: Db, name: str) -> None:
+    """Forgets a concept; the frames stay.
+
+    Raises:
+        NotFound: There is none of this name.
+    """
+    get(db, name)
+    retrying(lambda: db.concepts.delete_one({"_id": name}))
+
+
+def fit(platform: Platform, concept: Concept, *, index: VectorIndex) -> Probe:
+    """The probe of a concept on the vectors of an index; a few milliseconds.
+
+    Raises:
+        Conflict: A marked frame has no vector yet.
+        InvalidInput: There is nothing to tell it from.
+    """
+    rows = {
+        frame.frame_id: frame.row for frame in frames.get_many(platform.database, [*concept.yes, *concept.no]).values()
+    }
+    yes, no = (
+        np.array([rows[one] for one in marked if one in rows], dtype=np.int64) for marked in (concept.yes, concept.no)
+    )
+    # A frame that lost its vector (another encoder is still at work) cannot speak; the others do.
+    yes, no = yes[index.has(yes)], no[index.has(no)]
+    if not len(yes):
+        raise InvalidInput(
+            f"no frame that concept {concept.name} marks yes has a vector yet; run `mlpl embed`, or wait for `mlpl serve`",
+            name=concept.name,
+        )
+    count = frames.row_count(platform.database)
+    drawn = (
+        np.random.default_rng(0).permutation(count)[: 2 * BACKGROUND]
+        if count < 10**6
+        else np.random.default_rng(0).integers(0, count, 2 * BACKGROUND)
+    )
+    background = np.setdiff1d(drawn[index.has(drawn)], np.concatenate([yes, no]))[:BACKGROUND]
+    nothing = index.vectors(yes[:1])[:0]
+    return probes.fit(
+        index.vectors(yes),
+        index.vectors(no) if len(no) else nothing,
+        background_emb=index.vectors(background) if len(background) else None,
+    )
+
+
+def scores(platform: Platform, name: str, rows: NDArray[np.int64], *, index: VectorIndex) -> NDArray[np.float32]:
+    """How probable it is that frames belong to a concept.
+
+    Args:
+        rows: Any rows of the fleet.
+        index: Refreshed; whichever encoder's it is, the probe is fitted to it.
+    Returns:
+        Shape as `rows`, in [0, 1]; NaN where a row has no vector.
+    Raises:
+        NotFound: There is no concept of this name.
+    """
+    probe = fit(platform, get(platform.database, name), index=index)
+    found = np.full(len(rows), np.nan, dtype=np.float32)
+    embedded = np.flatnonzero(index.has(rows))
+    for start in range(0, len(embedded), _BLOCK_ROWS):
+        part = embedded[start : start + _BLOCK_ROWS]
+        found[part] = probes.scores(probe, index.vectors(rows[part]))
+    return found
+
+
+def _resolved(db: Db, ids: Sequence[str]) -> list[FrameId]:
+    return [frames.get(db, one).frame_id for one in dict.fromkeys(ids)]
+
+
+def _concept(document: Document) -> Concept:
+    return Concept(
+        name=document["_id"],
+        yes=tuple(document["yes"]),
+        no=tuple(document["no"]),
+        encoder_id=document["encoder_id"],
+        weights_digest=document["weights_digest"],
+        changed_at=document["changed_at"],
+    )

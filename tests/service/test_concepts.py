@@ -1,0 +1,66 @@
+"""Concepts over HTTP and in plans, on a fleet with chosen vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from annotation import tasks
+from infra.platform import Platform
+from selection import shards
+from selection.embedding import embed, encoders
+from selection.fleet.frames import Frame
+from selection.planning import plan as plans
+from service import reconcile, selecting
+from service.app import create_app
+from service.curator import Curator
+from tests.service.conftest import ADDRESS, let_all_drives_train
+
+
+@pytest.fixture
+def embedded(platform: Platform, fleet: list[Frame], monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    """Twelve frames; every third, those by night, points one way."""
+    vectors = 0.2 * np.random.default_rng(0).standard_normal((12, 8))
+    vectors[:, 1] += 2.0
+    vectors[2::3] += [3.0, -2.0, 0, 0, 0, 0, 0, 0]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    table = embed.vector_table(vectors.astype(np.float16), valid_N=np.ones(12, dtype=bool), start=0)
+    assert shards.write(platform, "vectors", "enc-1", 0, 12, table)
+    monkeypatch.setattr(encoders, "current_encoder_id", lambda _platform: "enc-1")
+    with TestClient(create_app(platform, curator=Curator(platform)), base_url=ADDRESS) as opened:
+        yield opened
+
+
+def test_marking_ranking_and_asking(embedded: TestClient, platform: Platform, fleet: list[Frame]) -> None:
+    ids = [frame.frame_id for frame in fleet]
+    made = embedded.post("/api/v1/concepts/nights", json={"yes": [ids[2]], "no": [ids[0]]})
+    assert made.status_code == 200, made.text
+    assert made.json()["encoder_id"] == "enc-1"
+    assert embedded.get("/api/v1/concepts").json() == [made.json()] == [embedded.get("/api/v1/concepts/nights").json()]
+    best = embedded.get("/api/v1/concepts/nights/frames", params={"k": 3}).json()
+    assert {one["row"] for one in best} == {5, 8, 11}
+    assert best[0]["score"] >= best[1]["score"] >= best[2]["score"] > 0.5
+    second = embedded.get("/api/v1/concepts/nights/frames", params={"k": 2, "offset": 1}).json()
+    assert second == best[1:]
+    everything = embedded.get("/api/v1/concepts/nights/frames", params={"k": 50}).json()
+    assert len(everything) == 10, "marked frames are not ranked"
+    asked = embedded.get("/api/v1/concepts/nights/frames", params={"k": 50, "order": "informative"}).json()
+    assert {one["row"] for one in asked} == {one["row"] for one in everything}
+    doubts = [abs(one["score"] - 0.5) for one in asked]
+    assert doubts == sorted(doubts)
+    by_row = {one["row"]: one["score"] for one in everything}
+    assert [one["score"] for one in asked] == pytest.approx([by_row[one["row"]] for one in asked], abs=2e-3)
+    assert embedded.get("/api/v1/concepts/days/frames").status_code == 404
+    assert embedded.post("/api/v1/concepts/nights", json={"yes": ["nothing"]}).status_code in (404, 422)
+
+    task = tasks.create(platform.database, name="t1", kind="multilabel", classes=["car"], now=reconcile.now_utc())
+    let_all_drives_train(platform.database, task_id="t1")
+    plan = plans.parse({"version": 1, "scores": "concept:nights", "diversity": "none", "budget": 4, "evaluation": 0})
+    found = selecting.carry_out(platform, Curator(platform), plan, task=task, model=None)
+    assert {place.row for place in found.places} == {2, 5, 8, 11}
+    assert found.places[0].reason.startswith("concept:nights ")
+    assert embedded.delete("/api/v1/concepts/nights").status_code == 204
+    assert embedded.get("/api/v1/concepts").json() == []
