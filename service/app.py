@@ -30,6 +30,7 @@ from service.api import (
     frames,
     images,
     models,
+    plans,
     search,
     status,
     tasks,
@@ -44,7 +45,7 @@ from service.reconcile import Reconcilers
 log = get_logger(__name__)
 
 WEB = Path(__file__).parent / "web"
-_RESOURCES = (status, search, frames, tasks, batches, datasets, workflows, models, trace, webhooks)
+_RESOURCES = (status, search, frames, tasks, plans, batches, datasets, workflows, models, trace, webhooks)
 _PAGES = ("/", "/batches", "/batches/{id}", "/models", "/workflows/{id}", "/trace/{id}")
 
 

@@ -5,7 +5,6 @@ Each joins rooms that do not know one another: ranking and splits, predictions a
 
 from __future__ import annotations
 
-import functools
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,21 +21,17 @@ from infra.errors import Conflict, InvalidInput
 from infra.logs import get_logger
 from infra.platform import Platform
 from selection.fleet import frames
-from selection.ranking import plans
-from service import labelling
+from selection.planning import plan as plans
+from selection.planning.plan import Plan
+from service import labelling, selecting
 from training import models
 from training.models import Model
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from service.curator import Curator
 
 log = get_logger(__name__)
 
-EVALUATION_SHARE = 0.2
-EVALUATION_ENOUGH = 50
 PATIENCE_S = 10.0
 _CHUNK = 500
 
@@ -58,6 +53,7 @@ class BatchRequest:
             enough to judge a model by.
         frame_ids: Frames picked by hand.
         batch_id: Given by callers that may have to repeat the request.
+        plan: A whole selection plan; then only `task_id` and `batch_id` are looked at beside it.
     """
 
     task_id: str
@@ -69,6 +65,22 @@ class BatchRequest:
     evaluation: int | None = None
     frame_ids: Sequence[str] | None = None
     batch_id: str | None = None
+    plan: Plan | None = None
+
+    def as_plan(self) -> Plan:
+        """The plan that was given, or the one that the short form stands for.
+
+        Raises:
+            InvalidInput: It cannot be.
+        """
+        return self.plan or plans.short_form(
+            budget=self.budget,
+            acquisition=self.acquisition,
+            diversity=self.diversity,
+            where=self.where,
+            seed=self.seed,
+            evaluation=self.evaluation,
+        )
 
 
 def create_batch(platform: Platform, curator: Curator, request: BatchRequest, *, now: datetime) -> Batch:
@@ -81,25 +93,25 @@ def create_batch(platform: Platform, curator: Curator, request: BatchRequest, *,
     """
     db = platform.database
     task = tasks.get(db, request.task_id)
-    if request.frame_ids is None:
-        plans.Plan(budget=request.budget, acquisition=request.acquisition, diversity=request.diversity)  # Checks them.
+    whole = request.as_plan() if request.frame_ids is None else None  # Checked before anybody waits for the lease.
     with leases.hold(db, f"select/{task.task_id}") as lease:
         batch_id = BatchId(request.batch_id or _new_batch_id(task, now=now))
         model = models.current(db, task.task_id)
         plan: dict[str, Any]
-        if request.frame_ids is not None:
-            chosen, plan = _hand_picked(platform, curator, request, batch_id=batch_id), {"hand_picked": True}
+        if whole is None:
+            chosen = _hand_picked(platform, curator, request, batch_id=batch_id)
+            plan = {"hand_picked": True, "budget": len(chosen), "where": request.where, "seed": request.seed}
         else:
-            chosen, plan = _ranked(platform, curator, request, batch_id=batch_id, model=model)
+            chosen, plan = _ranked(platform, curator, whole, task=task, batch_id=batch_id, model=model)
         ranked_by = model if any(place.score is not None for place in chosen) else None
         batch = Batch(
             batch_id=batch_id,
             task_id=task.task_id,
             state="planned",
             created_at=now,
-            plan={"budget": request.budget, "where": request.where, "seed": request.seed, **plan},
+            plan=plan,
             model_id=ranked_by.model_id if ranked_by else None,
-            encoder_id=curator.encoder_id() if plan.get("diversity") else None,
+            encoder_id=curator.encoder_id() if plan.get("embedded") else None,
             trains=any(place.purpose == "train" for place in chosen),
         )
         lease.check()  # Whoever has it now may be taking the same frames.
@@ -213,68 +225,38 @@ def _store_answers(
 
 
 def _ranked(
-    platform: Platform, curator: Curator, request: BatchRequest, *, batch_id: BatchId, model: Model | None
+    platform: Platform, curator: Curator, plan: Plan, *, task: Task, batch_id: BatchId, model: Model | None
 ) -> tuple[list[BatchFrame], dict[str, Any]]:
-    import numpy as np
-
-    db, task_id = platform.database, request.task_id
-    columns = curator.columns()
-    pool = curator.mask(request.where)
-    taken = np.array(batches.taken_rows(db, task_id=task_id), dtype=np.int64)
-    pool[taken[taken < len(pool)]] = False
-    by_split = splits.masks(db, task_id=task_id, columns=columns)
-    held_out, trainable = (pool & by_split[split][: len(pool)] for split in ("test", "train"))
-
-    wanted = _evaluation_budget(platform, request)
-    test_rows = _draw(held_out, count=wanted, seed=request.seed)
-    if request.evaluation is None:
-        wanted = len(test_rows)  # Nobody asked for more of them, so places that stay free are for training.
-    train_budget = min(request.budget - wanted, int(trainable.sum()))
-    train = _choose(platform, curator, request, pool=trainable, taken=taken, budget=train_budget, model=model)
-    if not len(test_rows) and not train:
+    found = selecting.carry_out(platform, curator, plan, task=task, model=model)
+    if not found.places:
         raise NothingLeft(
-            f"no frame is left to label for task {task_id}"
-            + (f" among those that match {request.where!r}" if request.where else "; ingest more")
+            f"no frame is left to label for task {task.task_id}"
+            + (f" among those that match {plan.where!r}" if plan.where else "; ingest more")
         )
-    place = functools.partial(BatchFrame, batch_id=batch_id, task_id=tasks.TaskId(task_id))
-    drawn = "drawn at random from the drives held out for evaluation"
     places = [
-        place(frame_id=frame.frame_id, row=frame.row, rank=rank, score=None, reason=drawn, purpose="test")
-        for rank, frame in enumerate(frames.by_rows(db, test_rows.tolist()))
+        BatchFrame(
+            batch_id=batch_id,
+            task_id=task.task_id,
+            frame_id=one.frame_id,
+            row=one.row,
+            rank=rank,
+            score=one.score,
+            reason=one.reason,
+            purpose=one.purpose,
+        )
+        for rank, one in enumerate(found.places)
     ]
-    places += [
-        place(frame_id=one.frame_id, row=one.row, rank=rank, score=one.score, reason=one.reason)
-        for rank, one in enumerate(train, start=len(places))
-    ]
-    plan = {
-        "acquisition": request.acquisition,
-        "diversity": request.diversity if train else None,
-        "evaluation": len(test_rows),
+    return places, {
+        "budget": plan.budget,
+        "where": plan.where,
+        "seed": plan.seed,
+        "acquisition": " + ".join(term.score for term in plan.scores),
+        "diversity": plan.diversity.method if found.spread else None,
+        "evaluation": found.evaluation,
+        "embedded": found.spread or plan.near_duplicates is not None,
+        "file": plans.render(plan),
+        "stages": [{"name": stage.name, "frames": stage.frames, "note": stage.note} for stage in found.stages],
     }
-    return places, plan
-
-
-def _choose(
-    platform: Platform,
-    curator: Curator,
-    request: BatchRequest,
-    *,
-    pool: NDArray[np.bool_],
-    taken: NDArray[np.int64],
-    budget: int,
-    model: Model | None,
-) -> list[plans.Choice]:
-    if budget < 1:
-        return []
-    plan = plans.Plan(budget=budget, acquisition=request.acquisition, diversity=request.diversity, seed=request.seed)
-    return plans.select(
-        platform,
-        plan,
-        pool=pool,
-        labelled_rows=taken,
-        model_id=model.model_id if model else None,
-        index=curator.index() if request.diversity else None,
-    )
 
 
 def _hand_picked(platform: Platform, curator: Curator, request: BatchRequest, *, batch_id: BatchId) -> list[BatchFrame]:
@@ -313,23 +295,6 @@ def _hand_picked(platform: Platform, curator: Curator, request: BatchRequest, *,
         )
         for rank, frame in enumerate(picked)
     ]
-
-
-def _evaluation_budget(platform: Platform, request: BatchRequest) -> int:
-    if request.evaluation is not None:
-        if not 0 <= request.evaluation <= request.budget:
-            raise InvalidInput(f"of {request.budget} frames, {request.evaluation} cannot be for evaluation")
-        return request.evaluation
-    have = batches.evaluation_count(platform.database, task_id=request.task_id)
-    return 0 if have >= EVALUATION_ENOUGH else max(1, round(request.budget * EVALUATION_SHARE))
-
-
-def _draw(mask: NDArray[np.bool_], *, count: int, seed: int) -> NDArray[np.int64]:
-    import numpy as np
-
-    rows = np.flatnonzero(mask)
-    picked: NDArray[np.int64] = np.random.default_rng(seed).permutation(rows)[:count]
-    return picked
 
 
 def _ticket(platform: Platform, batch: Batch, *, now: datetime) -> Ticket:

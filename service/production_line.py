@@ -15,9 +15,23 @@ from infra.settings import Settings
 from selection import shards
 from selection.embedding import encoders
 from selection.fleet import frames, ingest
+from selection.planning import saved_plans
 from training import models, workflows
 
-_OWNERS = (frames, ingest, encoders, shards, labels, batches, splits, datasets, models, workflows, simulated)
+_OWNERS = (
+    frames,
+    ingest,
+    encoders,
+    shards,
+    saved_plans,
+    labels,
+    batches,
+    splits,
+    datasets,
+    models,
+    workflows,
+    simulated,
+)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import hashlib
 import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ from selection import shards
 from selection.devices import torch_device
 from selection.fleet import frames
 from selection.ranking import acquisition
+from selection.scores import committee, gradients
 from training.contract import ContractError, ModelConfig, TrainableKind
 
 if TYPE_CHECKING:
@@ -33,6 +35,23 @@ log = get_logger(__name__)
 
 BATCH_FRAMES = 256
 DECODERS = 8
+OPINIONS = 10
+"""Stochastic passes behind `bald`. They go through the last layer alone, so ten cost no more than a hundredth of one prediction."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opinion:
+    """What a model makes of N images.
+
+    Attributes:
+        probability_NC: See `training.job.evaluation.probabilities`.
+        passes_MNC: The same from M stochastic passes, see `training.stochastic`.
+        feature_rms_N: Root mean square of the features before the last layer.
+    """
+
+    probability_NC: NDArray[np.float32]
+    passes_MNC: NDArray[np.float32]
+    feature_rms_N: NDArray[np.float32]
 
 
 class Predictor:
@@ -71,6 +90,14 @@ class Predictor:
         from training.job import evaluation
 
         return evaluation.probabilities(self._network, images_u8, config=self._config, device=self._device)
+
+    def opinion_of_squares(self, images_u8: NDArray[np.uint8]) -> Opinion:
+        """Probabilities, and what uncertainty can be read from beside them."""
+        from training import stochastic
+
+        return Opinion(
+            **stochastic.opinions(self._network, images_u8, config=self._config, device=self._device, passes=OPINIONS)
+        )
 
     def _no_squares(self) -> NDArray[np.uint8]:
         return np.empty((0, 3, self.input_size, self.input_size), dtype=np.uint8)
@@ -153,7 +180,11 @@ def predict_rows(
         preview cannot be read has nulls.
     """
     class_count, count = len(predictor.classes), stop - start
-    probability_NC = np.zeros((count, class_count), dtype=np.float32)
+    whole = Opinion(
+        probability_NC=np.zeros((count, class_count), dtype=np.float32),
+        passes_MNC=np.zeros((OPINIONS, count, class_count), dtype=np.float32),
+        feature_rms_N=np.zeros(count, dtype=np.float32),
+    )
     valid_N = np.zeros(count, dtype=np.bool_)
     keys: list[str | None] = [None] * count
     for document in frames.documents(platform.database, start=start, stop=stop, fields=("row", "preview_key")):
@@ -165,19 +196,20 @@ def predict_rows(
             positions = [first + offset for offset, square in enumerate(squares) if square is not None]
             if positions:
                 stacked = np.stack([square for square in squares if square is not None])
-                probability_NC[positions] = predictor.probabilities_of_squares(stacked)
+                part = predictor.opinion_of_squares(stacked)
+                whole.probability_NC[positions] = part.probability_NC
+                whole.passes_MNC[:, positions] = part.passes_MNC
+                whole.feature_rms_N[positions] = part.feature_rms_N
                 valid_N[positions] = True
             progress(piece.stop)
-    return prediction_table(probability_NC, valid_N=valid_N, start=start, kind=predictor.kind)
+    return prediction_table(whole, valid_N=valid_N, start=start, kind=predictor.kind)
 
 
-def prediction_table(
-    probability_NC: NDArray[np.float32], *, valid_N: NDArray[np.bool_], start: int, kind: TrainableKind
-) -> pa.Table:
+def prediction_table(opinion: Opinion, *, valid_N: NDArray[np.bool_], start: int, kind: TrainableKind) -> pa.Table:
     """The columns of a prediction shard.
 
     Args:
-        probability_NC: Shape (N, C).
+        opinion: Of N frames.
         valid_N: Shape (N,); where False, the values are null.
         start: Row of the first line.
         kind: Says how the scores read the probabilities.
@@ -185,16 +217,26 @@ def prediction_table(
     import pyarrow as pa
 
     columns: dict[str, pa.Array] = {"row": pa.array(np.arange(start, start + len(valid_N), dtype=np.int64))}
-    values = pa.array(probability_NC.reshape(-1))
+    values = pa.array(opinion.probability_NC.reshape(-1))
     columns["probability"] = pa.FixedSizeListArray.from_arrays(
-        values, probability_NC.shape[1], mask=pa.array(~valid_N) if not valid_N.all() else None
+        values, opinion.probability_NC.shape[1], mask=pa.array(~valid_N) if not valid_N.all() else None
     )
-    for name, score in acquisition.SCORES.items():
+    for name, score_V in _scores(opinion, valid_N, kind=kind).items():
         score_N = np.zeros(len(valid_N), dtype=np.float32)
-        if valid_N.any():
-            score_N[valid_N] = score(probability_NC[valid_N], kind=kind)
+        score_N[valid_N] = score_V
         columns[name] = pa.array(score_N, mask=~valid_N)
     return pa.table(columns)
+
+
+def _scores(opinion: Opinion, valid_N: NDArray[np.bool_], *, kind: TrainableKind) -> dict[str, NDArray[np.float32]]:
+    """Every score that a shard holds, of the valid frames alone."""
+    probability_VC = opinion.probability_NC[valid_N]
+    found = {name: score(probability_VC, kind=kind) for name, score in acquisition.SCORES.items()}
+    found["bald"] = committee.bald(opinion.passes_MNC[:, valid_N], kind=kind)
+    found["expected_gradient_length"] = gradients.expected_gradient_length(
+        probability_VC, kind=kind, feature_rms_N=opinion.feature_rms_N[valid_N]
+    )
+    return found
 
 
 def _report(progress: Callable[[int, int], None] | None, count: int, *, before: int, total: int) -> None:

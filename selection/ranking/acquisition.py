@@ -41,14 +41,14 @@ def least_confidence(probabilities_NC: NDArray[np.floating], *, kind: Probabilit
     Raises:
         InvalidInput: Wrong shape, values outside [0, 1], or rows of a distribution that do not sum to one.
     """
-    p_NC = _checked(probabilities_NC, kind=kind)
+    p_NC = checked(probabilities_NC, kind=kind)
     if kind == "multilabel":
         surest_NC = np.maximum(p_NC, 1.0 - p_NC)
-        return _unit(2.0 * (1.0 - np.exp(np.log(surest_NC).mean(axis=1))))
+        return unit(2.0 * (1.0 - np.exp(np.log(surest_NC).mean(axis=1))))
     class_count = p_NC.shape[1]
     if class_count == 1:
         return np.zeros(len(p_NC), dtype=np.float32)
-    return _unit((1.0 - p_NC.max(axis=1)) * class_count / (class_count - 1))
+    return unit((1.0 - p_NC.max(axis=1)) * class_count / (class_count - 1))
 
 
 def margin(probabilities_NC: NDArray[np.floating], *, kind: ProbabilityKind) -> NDArray[np.float32]:
@@ -65,14 +65,14 @@ def margin(probabilities_NC: NDArray[np.floating], *, kind: ProbabilityKind) -> 
     Raises:
         InvalidInput: As in `least_confidence`.
     """
-    p_NC = _checked(probabilities_NC, kind=kind)
+    p_NC = checked(probabilities_NC, kind=kind)
     if kind == "multilabel":
-        return _unit((1.0 - np.abs(2.0 * p_NC - 1.0)).max(axis=1))
+        return unit((1.0 - np.abs(2.0 * p_NC - 1.0)).max(axis=1))
     class_count = p_NC.shape[1]
     if class_count == 1:
         return np.zeros(len(p_NC), dtype=np.float32)
     best_two_N2 = np.partition(p_NC, class_count - 2, axis=1)[:, -2:]
-    return _unit(1.0 - (best_two_N2[:, 1] - best_two_N2[:, 0]))
+    return unit(1.0 - (best_two_N2[:, 1] - best_two_N2[:, 0]))
 
 
 def entropy(probabilities_NC: NDArray[np.floating], *, kind: ProbabilityKind) -> NDArray[np.float32]:
@@ -89,20 +89,28 @@ def entropy(probabilities_NC: NDArray[np.floating], *, kind: ProbabilityKind) ->
     Raises:
         InvalidInput: As in `least_confidence`.
     """
-    p_NC = _checked(probabilities_NC, kind=kind)
+    p_NC = checked(probabilities_NC, kind=kind)
     if kind == "multilabel":
-        return _unit((_surprise(p_NC) + _surprise(1.0 - p_NC)).mean(axis=1) / np.log(2.0))
+        return unit((surprise(p_NC) + surprise(1.0 - p_NC)).mean(axis=1) / np.log(2.0))
     class_count = p_NC.shape[1]
     if class_count == 1:
         return np.zeros(len(p_NC), dtype=np.float32)
-    return _unit(_surprise(p_NC).sum(axis=1) / np.log(class_count))
+    return unit(surprise(p_NC).sum(axis=1) / np.log(class_count))
 
 
 SCORES: Mapping[str, Score] = {"least_confidence": least_confidence, "margin": margin, "entropy": entropy}
-"""The scores that prediction shards carry, by the name that plans, columns and the command line use."""
+"""The scores that probabilities alone give, by the name that plans, columns and the command line use."""
+
+SHARD_SCORES: tuple[str, ...] = (*SCORES, "bald", "expected_gradient_length")
+"""Every score column of the prediction shards of classification and multilabel models; the last two from `selection.scores`."""
 
 
-def _checked(probabilities_NC: NDArray[np.floating], *, kind: ProbabilityKind) -> NDArray[np.float64]:
+def checked(probabilities_NC: NDArray[np.floating], *, kind: ProbabilityKind) -> NDArray[np.float64]:
+    """The probabilities in double precision, clipped to [0, 1] after it was made sure that they are some, shape (N, C).
+
+    Raises:
+        InvalidInput: As in `least_confidence`.
+    """
     p_NC = np.asarray(probabilities_NC, dtype=np.float64)
     if p_NC.ndim != 2 or p_NC.shape[1] < 1:
         raise InvalidInput(f"probabilities must have shape (frames, classes), not {p_NC.shape}")
@@ -116,11 +124,13 @@ def _checked(probabilities_NC: NDArray[np.floating], *, kind: ProbabilityKind) -
     return np.clip(p_NC, 0.0, 1.0)
 
 
-def _surprise(p: NDArray[np.float64]) -> NDArray[np.float64]:
+def surprise(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`-p log p` of each probability, in nats; what entropies are sums of."""
     # p log p has the limit 0 at p = 0, where log alone is minus infinity.
-    surprise: NDArray[np.float64] = -p * np.log(np.where(p > 0.0, p, 1.0))
-    return surprise
+    nats: NDArray[np.float64] = -p * np.log(np.where(p > 0.0, p, 1.0))
+    return nats
 
 
-def _unit(score_N: NDArray[np.float64]) -> NDArray[np.float32]:
+def unit(score_N: NDArray[np.float64]) -> NDArray[np.float32]:
+    """A score as it is stored: what rounding took out of [0, 1] is put back."""
     return np.clip(score_N, 0.0, 1.0).astype(np.float32)

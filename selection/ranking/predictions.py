@@ -12,7 +12,7 @@ from infra.errors import InvalidInput
 from infra.platform import Platform
 from selection import shards
 from selection.growing_array import GrowingArray
-from selection.ranking.acquisition import SCORES
+from selection.ranking.acquisition import SHARD_SCORES
 from selection.shards import Shard
 
 
@@ -25,7 +25,7 @@ class Predictions:
         self._model_id = model_id
         self._seen: set[tuple[str, str]] = set()
         self._extent = (0, 0)
-        self._scores = {name: GrowingArray(np.float32, default=np.nan) for name in SCORES}
+        self._scores: dict[str, GrowingArray[np.float32]] = {}
 
     def refresh(self) -> None:
         """Takes in the scores of shards committed since the last time. A corrupt one is left out until it was made again."""
@@ -41,7 +41,8 @@ class Predictions:
                 table = shards.read(self._platform, record)
             except shards.CorruptShard:
                 continue
-            for name, scores in self._scores.items():
+            for name in (field.name for field in table.schema if field.type == "float"):
+                scores = self._scores.setdefault(name, GrowingArray(np.float32, default=np.nan))
                 scores.pad(record.stop)
                 scores.all[record.start : record.stop] = table.column(name).to_numpy()
             self._seen.add((record.shard_id, record.digest))
@@ -51,23 +52,31 @@ class Predictions:
 
     def known(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of the rows the model has seen and could read; shape as `rows`."""
-        scored = self._scores[next(iter(SCORES))].all
         found = np.zeros(len(rows), dtype=bool)
-        inside = rows < len(scored)
-        found[inside] = ~np.isnan(scored[rows[inside]])
+        for scores in self._scores.values():
+            found |= ~np.isnan(_at(scores.all, rows))
         return found
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The scores that the shards hold; which they are depends on the kind of the task and on when they were written."""
+        return tuple(self._scores)
+
     def score(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """An acquisition score for rows that are `known`.
+        """An acquisition score of rows.
 
         Returns:
-            Shape as `rows`, in [0, 1].
+            Shape as `rows`, in [0, 1]; NaN where the model has not seen the row or could not read it.
         Raises:
-            InvalidInput: There is no score of that name.
+            InvalidInput: No shard of the model holds a score of that name.
         """
         if name not in self._scores:
-            raise InvalidInput(f"there is no acquisition function {name!r}: choose {', '.join(SCORES)} or random")
-        return self._scores[name].all[rows]
+            held = ", ".join(self._scores) or "none yet"
+            raise InvalidInput(
+                f"the predictions of model {self._model_id} hold no score {name!r}; they hold {held}"
+                + ("; models predict it from now on, so train once more" if name in SHARD_SCORES else "")
+            )
+        return _at(self._scores[name].all, rows)
 
     def probabilities_by_row(self, rows: Sequence[int]) -> dict[int, NDArray[np.float32]]:
         """Probabilities, shape (C,), for those of the rows that the model has seen and could read. Reads only the shards they are in."""
@@ -91,3 +100,11 @@ class Predictions:
         column = table.column("probability")
         values = ((row, column[row - record.start].as_py()) for row in rows)
         return {row: np.asarray(value, dtype=np.float32) for row, value in values if value is not None}
+
+
+def _at(values: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The values of rows, NaN beyond the end."""
+    found = np.full(len(rows), np.nan, dtype=np.float32)
+    inside = rows < len(values)
+    found[inside] = values[rows[inside]]
+    return found

@@ -54,7 +54,7 @@ class BatchIn(BaseModel):
 
     task: str
     budget: int = Field(default=100, ge=1, le=100_000)
-    acquisition: str = Field(default="entropy", description="`entropy`, `margin`, `least_confidence` or `random`.")
+    acquisition: str = Field(default="entropy", description="Scores of a plan, joined by commas, or `random`.")
     diversity: str | None = Field(default="k_center_greedy", description="null takes the highest scores alone.")
     where: str = Field(default="", description="Only frames that match this filter.")
     seed: int = Field(default=0, ge=0)
@@ -84,7 +84,7 @@ class BatchFrameOut(BaseModel):
 def list_batches(line: OneLine, task: str | None = None, state: BatchState | None = None) -> list[BatchOut]:
     """Batches, newest first."""
     found = batches.list_all(line.platform.database, task_id=task, states=[state] if state else None)
-    return _out(line, found)
+    return batches_out(line, found)
 
 
 @router.post("", status_code=201, responses={404: RESPONSES[404], 409: RESPONSES[409], 422: RESPONSES[422]})
@@ -93,13 +93,13 @@ def create_batch(body: BatchIn, line: OneLine) -> BatchOut:
     asked = body.model_dump(exclude={"task"})
     request = BatchRequest(task_id=body.task, **asked)
     made = data_line.create_batch(line.platform, line.curator, request, now=datetime.now(UTC))
-    return _out(line, [made])[0]
+    return batches_out(line, [made])[0]
 
 
 @router.get("/{batch_id}", responses={404: RESPONSES[404]})
 def read_batch(batch_id: str, line: OneLine) -> BatchOut:
     """One batch."""
-    return _out(line, [batches.get(line.platform.database, batch_id)])[0]
+    return batches_out(line, [batches.get(line.platform.database, batch_id)])[0]
 
 
 @router.get("/{batch_id}/frames", responses={404: RESPONSES[404]})
@@ -122,7 +122,7 @@ def push_batch(batch_id: str, line: OneLine) -> BatchOut:
     batch = batches.get(line.platform.database, batch_id)
     backend = labelling.backend_of(line.platform, batch)
     pushed = data_line.push_batch(line.platform, batch_id, backend=backend, now=datetime.now(UTC))
-    return _out(line, [pushed])[0]
+    return batches_out(line, [pushed])[0]
 
 
 @router.post("/{batch_id}/sync", responses=_MOVES)
@@ -131,7 +131,7 @@ def sync_batch(batch_id: str, line: OneLine) -> BatchOut:
     backend = labelling.backend_of(line.platform, batches.get(line.platform.database, batch_id))
     data_line.sync_batch(line.platform, batch_id, backend=backend, clock=lambda: datetime.now(UTC))
     line.wake()
-    return _out(line, [batches.get(line.platform.database, batch_id)])[0]
+    return batches_out(line, [batches.get(line.platform.database, batch_id)])[0]
 
 
 @router.post("/{batch_id}/cancel", responses=_MOVES)
@@ -140,10 +140,11 @@ def cancel_batch(batch_id: str, line: OneLine) -> BatchOut:
     batch = batches.get(line.platform.database, batch_id)
     backend = labelling.backend_of(line.platform, batch) if batch.ref else None
     cancelled = data_line.cancel_batch(line.platform, batch_id, backend=backend, clock=lambda: datetime.now(UTC))
-    return _out(line, [cancelled])[0]
+    return batches_out(line, [cancelled])[0]
 
 
-def _out(line: Line, found: Sequence[Batch]) -> list[BatchOut]:
+def batches_out(line: Line, found: Sequence[Batch]) -> list[BatchOut]:
+    """Batches as the API tells them, with how far they have come."""
     progress = batches.progress_of_many(line.platform.database, [batch.batch_id for batch in found])
     names = [name for name in BatchOut.model_fields if name not in ("counts", "plan")]
     return [

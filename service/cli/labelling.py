@@ -12,6 +12,7 @@ from service.cli.context import Hyperparameters, Json, hyperparameters, platform
 if TYPE_CHECKING:
     from annotation.batches import Batch, Progress
     from infra.platform import Platform
+    from service.data_line import BatchRequest
 
 task_app = typer.Typer(help="What is to be recognised.", no_args_is_help=True)
 batch_app = typer.Typer(help="Frames chosen for labelling.", no_args_is_help=True)
@@ -81,8 +82,15 @@ def list_tasks(as_json: Json = False) -> None:
 def create_batch(
     task: Annotated[str, typer.Option(help="The task.")],
     budget: Annotated[int, typer.Option(min=1, help="How many frames.")] = 100,
-    acquisition: Annotated[str, typer.Option(help="entropy, margin, least_confidence or random.")] = "entropy",
-    diversity: Annotated[str, typer.Option(help="k_center_greedy or none.")] = "k_center_greedy",
+    acquisition: Annotated[
+        str,
+        typer.Option(
+            help="Scores, joined by commas: entropy, margin, least_confidence, bald, expected_gradient_length, column:KEY, or random."
+        ),
+    ] = "entropy",
+    diversity: Annotated[
+        str, typer.Option(help="k_center_greedy, k_means_plus_plus, typicality or none.")
+    ] = "k_center_greedy",
     where: Annotated[str, typer.Option(help="Only frames that match, for example 'timeofday:night'.")] = "",
     evaluation: Annotated[
         int | None,
@@ -95,11 +103,7 @@ def create_batch(
     as_json: Json = False,
 ) -> None:
     """Chooses the frames that are worth labelling next."""
-    from infra.errors import MlplError
     from service import data_line
-    from service.curator import Curator
-    from service.labelling import default_backend
-    from service.reconcile import now_utc
 
     request = data_line.BatchRequest(
         task_id=task,
@@ -111,17 +115,26 @@ def create_batch(
         evaluation=evaluation,
     )
     with platform() as opened:
-        backend = (
-            default_backend(opened) if push else None
-        )  # Asked for first: with nowhere to push to, nothing is chosen.
-        batch = data_line.create_batch(opened, Curator(opened), request, now=now_utc())
-        if backend is not None:
-            try:
-                batch = data_line.push_batch(opened, batch.batch_id, backend=backend, now=now_utc())
-            except MlplError as exc:
-                exc.message += f"; the batch is kept, push it then with `mlpl batch push {batch.batch_id}`"
-                raise
-        found = _batch_json(opened, batch)
+        make_batch(opened, request, push=push, as_json=as_json)
+
+
+def make_batch(opened: Platform, request: BatchRequest, *, push: bool, as_json: bool) -> None:
+    """Makes a batch, pushes it if asked to, and prints it."""
+    from infra.errors import MlplError
+    from service import data_line
+    from service.curator import Curator
+    from service.labelling import default_backend
+    from service.reconcile import now_utc
+
+    backend = default_backend(opened) if push else None  # Asked for first: with nowhere to push to, nothing is chosen.
+    batch = data_line.create_batch(opened, Curator(opened), request, now=now_utc())
+    if backend is not None:
+        try:
+            batch = data_line.push_batch(opened, batch.batch_id, backend=backend, now=now_utc())
+        except MlplError as exc:
+            exc.message += f"; the batch is kept, push it then with `mlpl batch push {batch.batch_id}`"
+            raise
+    found = _batch_json(opened, batch)
     show(found, as_json=as_json, text=lambda: _batch_text(found))
 
 

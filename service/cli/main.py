@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import data, demo, labelling, model_line, serving, simulating, tracing
+from service.cli import data, demo, labelling, model_line, planning, serving, simulating, tracing
 from service.cli.context import debug_switch
 
 _INTERRUPTED = 130
@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (data, labelling, model_line, tracing, serving, demo, simulating):
+for group in (data, labelling, planning, model_line, tracing, serving, demo, simulating):
     group.add_to(app)
 
 

@@ -20,7 +20,7 @@ from infra.platform import Platform
 from selection.embedding.embed import embed_missing
 from selection.fleet.frames import Frame
 from selection.fleet.ingest import IngestReport, ingest
-from selection.ranking import plans
+from selection.planning import plan as plans
 from service import data_line, lineage, model_line, reconcile
 from service.curator import Curator
 from service.demo import answers
@@ -82,7 +82,9 @@ def run(platform: Platform, options: Options, report: Reporter) -> dict[str, Any
         InvalidInput: The frames or classes cannot be used, or a workflow failed.
     """
     began = time.monotonic()
-    plans.Plan(budget=options.batch, acquisition=options.acquisition)  # Refused here rather than after the searches.
+    plans.short_form(
+        budget=options.batch, acquisition=options.acquisition
+    )  # Refused here rather than after the searches.
     curator = Curator(platform)
     directory = options.frames or _simulate(platform, options, report)
     classes = options.classes or (SIMULATED_CLASSES if options.frames is None else None)

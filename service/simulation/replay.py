@@ -26,7 +26,9 @@ from selection import shards
 from selection.embedding.embed import embed_missing
 from selection.fleet import frames
 from selection.fleet.ingest import ingest
-from selection.ranking import plans
+from selection.planning.plan import NearDuplicates
+from selection.planning.selecting import select
+from selection.ranking.predictions import Predictions
 from service.curator import Curator
 from service.demo import answers, demo
 from service.production_line import open_line
@@ -258,26 +260,30 @@ class _Bench:
         if strategy.asks_model and probability_NC is not None:
             model_id = f"simulated-{hashlib.sha256(strategy.name.encode()).hexdigest()[:8]}-{self._seed}-{number}"
             self._predict(model_id, probability_NC)
-        chosen = plans.select(
-            self._platform,
+        chosen = select(
             strategy.plan(budget=budget, seed=self._seed * 1000 + number),
-            pool=pool,
-            labelled_rows=labelled,
-            model_id=model_id,
-            index=self._fleet.curator.index() if strategy.diversity else None,
-        )
+            pool=np.flatnonzero(pool).astype(np.int64),
+            taken=labelled,
+            sources=_Sources(self._platform, self._fleet.curator, model_id=model_id),
+        ).choices
         if model_id is not None:
             shards.remove(self._platform, "predictions", model_id)
         return np.array([choice.row for choice in chosen], dtype=np.int64)
 
     def _predict(self, model_id: str, probability_NC: NDArray[np.float32]) -> None:
         """Puts the model's answers where plans look for them: in prediction shards."""
-        from training.prediction import prediction_table
+        from training.prediction import Opinion, prediction_table
 
         shards.remove(self._platform, "predictions", model_id)  # Left by a run that was killed.
         for start in range(0, len(probability_NC), shards.BLOCK_ROWS):
             piece = probability_NC[start : start + shards.BLOCK_ROWS]
-            table = prediction_table(piece, valid_N=np.ones(len(piece), dtype=bool), start=start, kind="multilabel")
+            # A learner here gives probabilities and no more; the scores that need more are no strategies.
+            opinion = Opinion(
+                probability_NC=piece,
+                passes_MNC=np.stack([piece, piece]),
+                feature_rms_N=np.ones(len(piece), dtype=np.float32),
+            )
+            table = prediction_table(opinion, valid_N=np.ones(len(piece), dtype=bool), start=start, kind="multilabel")
             shards.write(self._platform, "predictions", model_id, start, start + len(piece), table)
 
     def _fit(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -308,6 +314,34 @@ class _Bench:
             plan = strategy.plan(budget=options.batch, seed=0)
             decisive += [repr(plan), strategy.asks_model, options.batch]
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class _Sources:
+    """What a plan may ask about the fleet, see `selection.planning.selecting.Sources`; the model is one of the simulation's."""
+
+    def __init__(self, platform: Platform, curator: Curator, *, model_id: str | None) -> None:
+        self._platform, self._curator, self._model_id = platform, curator, model_id
+
+    def scores(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.floating] | None:
+        if self._model_id is None:
+            return None
+        predictions = Predictions(self._platform, self._model_id)
+        predictions.refresh()
+        return predictions.score(name, rows)
+
+    def embedded(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return self._curator.index().has(rows)
+
+    def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._curator.index().vectors(rows)
+
+    def codes(self, key: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+        return self._curator.columns().codes(key)
+
+    def keepers(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64]:
+        from selection.structure.duplicates import near_duplicate_groups
+
+        return near_duplicate_groups(self.vectors(rows), threshold=how.threshold).keeper_N
 
 
 class _Store:

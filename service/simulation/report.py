@@ -11,7 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selection.ranking.plans import RANDOM
+from selection.planning.plan import RANDOM
 from service.simulation import curves
 from service.simulation.curves import Curves, Estimate
 from service.simulation.replay import ALL_LABELS, NO_LABELS, Options, Replay

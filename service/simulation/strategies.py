@@ -10,11 +10,12 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from infra.errors import InvalidInput
+from selection.planning.plan import METHODS, RANDOM, Plan, short_form
 from selection.ranking.acquisition import SCORES
-from selection.ranking.plans import DIVERSITIES, RANDOM, Plan
 from service.data_line import BatchRequest
 
 DEFAULT = "default"
+DIVERSITIES = tuple(method for method in METHODS if method != "none")
 NAMES = (RANDOM, DEFAULT, *SCORES, *DIVERSITIES)
 
 
@@ -33,7 +34,7 @@ class Strategy:
 
     def plan(self, *, budget: int, seed: int) -> Plan:
         """The plan of one round."""
-        return Plan(budget=budget, acquisition=self.acquisition, diversity=self.diversity, seed=seed)
+        return short_form(budget=budget, acquisition=self.acquisition, diversity=self.diversity, seed=seed)
 
 
 def parse(text: str) -> list[Strategy]:

@@ -93,7 +93,7 @@ def test_every_row_gets_its_prediction_once(fleet: Platform, kit: Any, model: di
     records = shards.records(fleet.database, "predictions", "m1")
     assert [(record.start, record.stop) for record in records] == [(0, 7), (7, 9)]
     table = shards.read(fleet, records[0])
-    assert table.column_names == ["row", "probability", *acquisition.SCORES]
+    assert table.column_names == ["row", "probability", *acquisition.SHARD_SCORES]
     assert table["row"].to_pylist() == list(range(7))
     predictor = prediction.load_predictor(fleet, **model)
     assert predictor.classes == ("red", "blue", "green")
@@ -113,7 +113,7 @@ def test_a_frame_without_preview_has_no_prediction(fleet: Platform, model: dict[
     fleet.objects.put(damaged.preview_key, b"no image")
     assert prediction.predict_missing(fleet, model_id="m1", **model) == 7
     table = shards.read(fleet, shards.records(fleet.database, "predictions", "m1")[0])
-    for name in ("probability", *acquisition.SCORES):
+    for name in ("probability", *acquisition.SHARD_SCORES):
         assert [row for row, value in enumerate(table[name].to_pylist()) if value is None] == [2, 5]
 
 

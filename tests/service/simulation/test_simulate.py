@@ -119,8 +119,8 @@ def test_strategies_that_mean_nothing_are_refused(text: str) -> None:
 
 def test_a_strategy_is_a_plan_of_the_product() -> None:
     default, joined, spread = strategies.parse("default,margin+k_center_greedy,k_center_greedy")
-    assert joined.plan(budget=3, seed=1).acquisition == "margin"
-    assert joined.plan(budget=3, seed=1).diversity == "k_center_greedy"
+    assert joined.plan(budget=3, seed=1).scores[0].score == "margin"
+    assert joined.plan(budget=3, seed=1).diversity.method == "k_center_greedy"
     assert default.asks_model
     assert not spread.asks_model
 

@@ -1,0 +1,342 @@
+"""Selecting: from a pool of rows to ranked choices, stage by stage as the plan says, each with the reason it was made.
+
+Filters → near-duplicates → scores → caps and quotas → diversity → budget. Only computes: what it must know of the fleet comes through
+`Sources`. The same plan, pool and sources give the same choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.errors import InvalidInput
+from selection.planning import constraints
+from selection.planning.plan import COLUMN, RANDOM, NearDuplicates, Plan
+from selection.planning.spreading import spread
+from selection.scores import calibration
+
+COLD_START_SAMPLE = 20_000
+
+
+class Sources(Protocol):
+    """What a selection knows of the fleet, aligned by row."""
+
+    def scores(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.floating] | None:
+        """A score of rows, NaN where there is none; None while there is no model to give it.
+
+        Raises:
+            InvalidInput: There is no score of that name.
+        """
+
+    def embedded(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of the rows have a vector."""
+
+    def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vectors of rows that are `embedded`, unit length, shape (len(rows), D)."""
+
+    def codes(self, key: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+        """An attribute by row: the position of its value in the second result, -1 where it has none.
+
+        Raises:
+            InvalidInput: There is no such attribute.
+        """
+
+    def keepers(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64]:
+        """For each of some embedded rows the position (among them) of the one that stands for its near-duplicates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """How many frames were left after a step, and what there is to say about it."""
+
+    name: str
+    frames: int
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One chosen row.
+
+    Attributes:
+        score: The plan's score in [0, 1]; None when the row was drawn at random.
+        terms: The single scores, as they were before they were put on one scale.
+    """
+
+    row: int
+    score: float | None
+    reason: str
+    terms: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What a plan comes to.
+
+    Attributes:
+        stages: From the pool to the choice.
+        spread: Whether embeddings had a say.
+    """
+
+    choices: list[Choice]
+    stages: list[Stage]
+    spread: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ordered:
+    """Rows in the order they would be taken.
+
+    Attributes:
+        scores: NaN where a row has none; those come last.
+        scored: How many have one.
+        terms: The single scores by name, in the same order.
+        why: What it means that a row has no score, or is drawn.
+    """
+
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    scored: int
+    terms: dict[str, NDArray[np.float32]]
+    why: str
+
+    def keep(self, places: NDArray[np.int64]) -> _Ordered:
+        scores = self.scores[places]
+        return _Ordered(
+            rows=self.rows[places],
+            scores=scores,
+            scored=int((~np.isnan(scores)).sum()),
+            terms={name: values[places] for name, values in self.terms.items()},
+            why=self.why,
+        )
+
+    def reason(self, place: int, *, rank: int, of: int) -> str:
+        if np.isnan(self.scores[place]):
+            return self.why
+        parts = ", ".join(
+            f"{name} {values[place]:.2f}" for name, values in self.terms.items() if not np.isnan(values[place])
+        )
+        told = parts if len(self.terms) == 1 else f"{parts}, together {self.scores[place]:.2f}"
+        return f"{told} (rank {rank} of {of})"
+
+
+def select(
+    plan: Plan, *, pool: NDArray[np.int64], taken: NDArray[np.int64], sources: Sources, budget: int | None = None
+) -> Selection:
+    """Chooses rows.
+
+    Args:
+        plan: Its filters, pool and evaluation are the caller's business: `pool` is what they left.
+        pool: Rows to choose from, without repeats.
+        taken: Rows that are labelled or in a batch; diversity keeps away from them.
+        sources: The fleet.
+        budget: Rows to choose; None takes the plan's.
+    Returns:
+        At most `budget` choices, fewer when the pool is smaller or the caps leave no more.
+    Raises:
+        InvalidInput: The plan names a score, attribute or value that the fleet does not have, or nothing in the pool has a vector.
+    """
+    wanted = plan.budget if budget is None else budget
+    stages = [Stage(name="pool", frames=len(pool))]
+    if not len(pool) or wanted < 1:
+        return Selection(choices=[], stages=stages)
+    _check_values(plan, sources)
+    ordered = _order(plan, pool, sources=sources)
+    stages.append(Stage(name="scored", frames=ordered.scored, note="" if ordered.scored else ordered.why))
+    if plan.near_duplicates is not None:
+        known = taken[sources.embedded(taken)] if plan.near_duplicates.of_labelled else taken[:0]
+        ordered, note = _without_near_duplicates(plan.near_duplicates, ordered, known=known, sources=sources)
+        stages.append(Stage(name="near_duplicates", frames=len(ordered.rows), note=note))
+    return _Choosing(plan, ordered, taken=taken, sources=sources, budget=wanted, stages=stages).run()
+
+
+def _order(plan: Plan, pool: NDArray[np.int64], *, sources: Sources) -> _Ordered:
+    rng = np.random.default_rng(plan.seed)
+    rows = rng.permutation(np.sort(pool))
+    nothing = np.full(len(rows), np.nan, dtype=np.float32)
+    if plan.is_random:
+        return _Ordered(rows=rows, scores=nothing, scored=0, terms={}, why="drawn at random")
+    terms: dict[str, NDArray[np.float32]] = {}
+    for term in plan.scores:
+        values = rng.random(len(rows)) if term.score == RANDOM else sources.scores(term.score, rows)
+        if values is not None:
+            terms[term.score] = np.asarray(values, dtype=np.float32)
+    if not set(terms) - {RANDOM}:
+        return _Ordered(rows=rows, scores=nothing, scored=0, terms={}, why="no model yet, so drawn at random")
+    known = np.any([~np.isnan(values) for name, values in terms.items() if name != RANDOM], axis=0)
+    if not known.any():
+        raise InvalidInput(
+            f"none of the {len(rows)} frames has a score of {', '.join(terms)} yet; run `mlpl predict`, or leave `mlpl serve` running"
+        )
+    combined = _combined(plan, terms)
+    combined[~known] = np.nan
+    # The sort is stable and puts NaN last, so that equal scores and frames without one keep the drawn order.
+    order = np.argsort(-combined, kind="stable")
+    whole = _Ordered(
+        rows=rows, scores=combined, scored=0, terms=terms, why="drawn at random, not seen by the model yet"
+    )
+    return whole.keep(order)
+
+
+def _combined(plan: Plan, terms: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    used = [term for term in plan.scores if term.score in terms]
+    only = used[0]
+    if len(used) == 1 and only.order == "highest" and not only.score.startswith(COLUMN):
+        return terms[only.score].copy()  # One score of the unit interval says more as it is.
+    parts = [calibration.ranks(terms[term.score], lowest_first=term.order == "lowest") for term in used]
+    return calibration.weighted_mean(parts, [term.weight for term in used])
+
+
+def _without_near_duplicates(
+    how: NearDuplicates, ordered: _Ordered, *, known: NDArray[np.int64], sources: Sources
+) -> tuple[_Ordered, str]:
+    """The best of each group of near-duplicates, and none that is near to a known row."""
+    embedded = np.flatnonzero(sources.embedded(ordered.rows))
+    compared, beyond = embedded[: how.among], embedded[how.among :]
+    if not len(compared):
+        return ordered, "no frame has a vector yet"
+    # Known rows first, then the best: whoever comes first in its group stays.
+    keeper = sources.keepers(np.concatenate([known, ordered.rows[compared]]), how)
+    _, first = np.unique(keeper, return_index=True)
+    kept = first[first >= len(known)] - len(known)
+    leaving = np.zeros(len(ordered.rows), dtype=bool)
+    leaving[compared] = True
+    leaving[compared[kept]] = False
+    leaving[beyond] = True
+    note = f"{len(compared) - len(kept)} of the best {len(compared)} were near another" + (
+        f"; {len(beyond)} below them were not looked at" if len(beyond) else ""
+    )
+    return ordered.keep(np.flatnonzero(~leaving)), note
+
+
+def _check_values(plan: Plan, sources: Sources) -> None:
+    for key, wanted in plan.quotas.items():
+        values = sources.codes(key)[1]
+        if strange := [value for value in wanted if value not in values]:
+            shown = ", ".join(values[:20]) or "none"
+            raise InvalidInput(f"quotas.{key}.{strange[0]}: the fleet has no such value; it has {shown}")
+    for key in plan.caps:
+        sources.codes(key)
+
+
+class _Choosing:
+    """Fills the places: first what the quotas ask for, then the rest."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        ordered: _Ordered,
+        *,
+        taken: NDArray[np.int64],
+        sources: Sources,
+        budget: int,
+        stages: list[Stage],
+    ) -> None:
+        self._plan = plan
+        self._ordered = ordered
+        self._sources = sources
+        self._budget = budget
+        self._stages = stages
+        self._codes = {
+            key: _padded(sources.codes(key)[0], ordered.rows) for key in dict.fromkeys((*plan.quotas, *plan.caps))
+        }
+        self._chosen: NDArray[np.int64] = np.empty(0, dtype=np.int64)  # Positions in the order.
+        self._reasons: list[str] = []
+        self._spreads = plan.diversity.method != "none" and not plan.is_random
+        self._embedded = sources.embedded(ordered.rows) if self._spreads else np.zeros(0, dtype=bool)
+        if self._spreads and not self._embedded.any():
+            raise InvalidInput(
+                "none of these frames has a vector yet; run `mlpl embed` first, or choose --diversity none"
+            )
+        self._known = taken[sources.embedded(taken)] if self._spreads else taken[:0]
+
+    def run(self) -> Selection:
+        for need in constraints.needs(self._plan, budget=self._budget):
+            values = self._sources.codes(need.key)[1]
+            matching = self._codes[need.key] == values.index(need.value)
+            have = int(matching[self._chosen].sum())
+            places = min(need.count - have, self._budget - len(self._chosen))
+            found = self._fill(np.flatnonzero(matching), places, because=f", for the quota {need.name}")
+            short = need.count - have - found
+            note = f"{need.count} wanted, {short} missing" if short > 0 else f"{need.count} wanted"
+            self._stages.append(Stage(name=f"quota {need.name}", frames=have + found, note=note))
+        everything = np.arange(len(self._ordered.rows))
+        self._fill(everything, self._budget - len(self._chosen), because="")
+        self._stages.append(Stage(name="chosen", frames=len(self._chosen)))
+        return Selection(choices=self._choices(), stages=self._stages, spread=self._spreads)
+
+    def _fill(self, eligible: NDArray[np.int64], places: int, *, because: str) -> int:
+        """Takes up to so many of the eligible positions; how many it were."""
+        free = eligible[~np.isin(eligible, self._chosen)]
+        free = constraints.within_caps(self._codes, self._plan.caps, taken=self._chosen, order=free)
+        places = min(places, len(free))
+        if places < 1:
+            return 0
+        picked, reasons = self._spread(free, places) if self._spreads else (free[:places], [""] * places)
+        of = self._ordered.scored
+        self._reasons += [
+            self._ordered.reason(place, rank=place + 1, of=of) + because + told
+            for place, told in zip(picked.tolist(), reasons, strict=True)
+        ]
+        self._chosen = np.concatenate([self._chosen, picked])
+        return len(picked)
+
+    def _spread(self, free: NDArray[np.int64], places: int) -> tuple[NDArray[np.int64], list[str]]:
+        diversity, ordered = self._plan.diversity, self._ordered
+        most = places * diversity.candidates if ordered.scored else max(COLD_START_SAMPLE, places)
+        scored = ~np.isnan(ordered.scores[free])
+        # Frames without a score only fill up, as do those without a vector.
+        usable = free[scored] if int(scored.sum()) >= places else free
+        candidates = usable[self._embedded[usable]][:most]
+        picked: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        reasons: list[str] = []
+        if len(candidates):
+            near = np.concatenate([self._known, ordered.rows[self._chosen][self._embedded[self._chosen]]])
+            found = spread(
+                diversity.method,
+                self._sources.vectors(ordered.rows[candidates]),
+                self._vectors(near, like=ordered.rows[candidates[:1]]),
+                weight_N=np.nan_to_num(ordered.scores[candidates], nan=0.0) if ordered.scored else _ones(candidates),
+                budget=min(places, len(candidates)),
+                seed=self._plan.seed,
+            )
+            picked = candidates[found.picks].astype(np.int64)
+            reasons = [f", then {told}" for told in found.reasons]
+        filler = free[~np.isin(free, picked) & ~self._embedded[free]][: places - len(picked)]
+        return np.concatenate([picked, filler]), reasons + [", no vector yet"] * len(filler)
+
+    def _vectors(self, rows: NDArray[np.int64], *, like: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vectors of rows; of the right width when there are none."""
+        return self._sources.vectors(rows) if len(rows) else self._sources.vectors(like)[:0]
+
+    def _choices(self) -> list[Choice]:
+        ordered = self._ordered
+        return [
+            Choice(
+                row=int(ordered.rows[place]),
+                score=None if np.isnan(ordered.scores[place]) else float(ordered.scores[place]),
+                reason=reason,
+                terms={
+                    name: round(float(values[place]), 6)
+                    for name, values in ordered.terms.items()
+                    if not np.isnan(values[place])
+                },
+            )
+            for place, reason in zip(self._chosen.tolist(), self._reasons, strict=True)
+        ]
+
+
+def _padded(codes: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray[np.int32]:
+    """The codes of rows, -1 for rows that came after the column was read."""
+    found = np.full(len(rows), -1, dtype=np.int32)
+    inside = rows < len(codes)
+    found[inside] = codes[rows[inside]]
+    return found
+
+
+def _ones(places: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
+    return np.ones(len(places), dtype=np.float32)

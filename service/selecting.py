@@ -1,0 +1,258 @@
+"""Carrying out a selection plan for a task: the pool from the fleet, evaluation frames by chance, and the rest as the plan says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from annotation import batches, labels, splits
+from annotation.tasks import Task
+from infra.errors import InvalidInput
+from infra.platform import Platform
+from selection.fleet import frames
+from selection.fleet.frames import FrameId
+from selection.planning.plan import COLUMN, CONCEPT, DISAGREEMENT, KNOWN_SCORES, NearDuplicates, Plan
+from training.models import Model
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from selection.embedding.index import VectorIndex
+    from selection.planning.selecting import Choice, Stage
+    from service.curator import Curator
+
+EVALUATION_SHARE = 0.2
+EVALUATION_ENOUGH = 50
+DRAWN_FOR_EVALUATION = "drawn at random from the drives held out for evaluation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A frame that a batch of this plan would hold."""
+
+    frame_id: FrameId
+    row: int
+    score: float | None
+    reason: str
+    purpose: Literal["train", "test"] = "train"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a plan comes to for a task.
+
+    Attributes:
+        places: Evaluation frames first.
+        stages: How many frames were left after each step.
+        evaluation: How many places are for evaluation alone.
+        spread: Whether embeddings had a say.
+    """
+
+    places: list[Place]
+    stages: list[Stage]
+    evaluation: int
+    spread: bool
+
+
+def carry_out(platform: Platform, curator: Curator, plan: Plan, *, task: Task, model: Model | None) -> Outcome:
+    """Chooses; stores nothing. Evaluation frames are always drawn at random from held-out drives, whatever the plan ranks by.
+
+    Raises:
+        InvalidInput: The plan names what the fleet does not have, or what it needs is missing; the message says what to do.
+    """
+    import numpy as np
+
+    from selection.planning.selecting import Stage, select
+
+    db = platform.database
+    pool, stages = _pool(platform, curator, plan)
+    taken = np.array(batches.taken_rows(db, task_id=task.task_id), dtype=np.int64)
+    by_split = splits.masks(db, task_id=task.task_id, columns=curator.columns())
+    sources = FleetSources(platform, curator, task=task, model=model)
+    if plan.pool == "labelled":
+        labelled = np.zeros(len(pool), dtype=bool)
+        labelled[[row for row in sources.labelled_rows() if row < len(pool)]] = True
+        pool &= labelled
+        stages.append(Stage(name="labelled", frames=int(pool.sum())))
+        found = select(plan, pool=np.flatnonzero(pool), taken=taken[:0], sources=sources)
+        tested = by_split["test"]
+        return Outcome(
+            places=_places(platform, found.choices, tested=tested),
+            stages=stages + found.stages[1:],
+            evaluation=0,
+            spread=found.spread,
+        )
+    pool[taken[taken < len(pool)]] = False
+    stages.append(Stage(name="not in a batch", frames=int(pool.sum())))
+    held_out, trainable = (pool & by_split[split][: len(pool)] for split in ("test", "train"))
+    wanted = _evaluation_budget(platform, plan, task=task)
+    test_rows = np.random.default_rng(plan.seed).permutation(np.flatnonzero(held_out))[:wanted]
+    stages.append(Stage(name="for evaluation", frames=len(test_rows), note=f"of {int(held_out.sum())} held out"))
+    if plan.evaluation is None:
+        wanted = len(test_rows)  # Nobody asked for more of them, so places that stay free are for training.
+    found = select(plan, pool=np.flatnonzero(trainable), taken=taken, sources=sources, budget=plan.budget - wanted)
+    evaluation = [
+        Place(frame_id=frame.frame_id, row=frame.row, score=None, reason=DRAWN_FOR_EVALUATION, purpose="test")
+        for frame in frames.by_rows(db, test_rows.tolist())
+    ]
+    return Outcome(
+        places=evaluation + _places(platform, found.choices, tested=None),
+        stages=[*stages, Stage(name="for training", frames=found.stages[0].frames), *found.stages[1:]],
+        evaluation=len(evaluation),
+        spread=found.spread,
+    )
+
+
+class FleetSources:
+    """What a plan may ask about the fleet, see `selection.planning.selecting.Sources`."""
+
+    def __init__(self, platform: Platform, curator: Curator, *, task: Task, model: Model | None) -> None:
+        """Loads nothing yet."""
+        self._platform = platform
+        self._curator = curator
+        self._task = task
+        self._model = model
+        self._index: VectorIndex | None = None
+        self._labels: dict[int, tuple[str, ...]] | None = None
+
+    def labelled_rows(self) -> Sequence[int]:
+        """Rows that have a label of the task."""
+        return sorted(self._standing())
+
+    def scores(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.floating] | None:
+        """A score of rows, NaN where there is none; None while there is no model to give it."""
+        if name.startswith(COLUMN):
+            return numeric_column(self._curator.columns(), name.removeprefix(COLUMN), rows)
+        if name.startswith(CONCEPT):
+            raise InvalidInput(f"there is no concept {name.removeprefix(CONCEPT)!r}")
+        if name not in KNOWN_SCORES:
+            raise InvalidInput(f"there is no score {name!r}: choose {', '.join(KNOWN_SCORES)}")
+        if self._model is None:
+            return None
+        if name == DISAGREEMENT:
+            return self._disagreement(rows)
+        from selection.ranking.predictions import Predictions
+
+        predictions = Predictions(self._platform, self._model.model_id)
+        predictions.refresh()
+        if not predictions.names:
+            raise InvalidInput(
+                f"model {self._model.model_id} has no predictions for these frames yet; run `mlpl predict`, or leave `mlpl serve` running"
+            )
+        return predictions.score(name, rows)
+
+    def embedded(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of the rows have a vector."""
+        return self._vectors().has(rows)
+
+    def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vectors of rows."""
+        return self._vectors().vectors(rows)
+
+    def codes(self, key: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+        """An attribute by row."""
+        return self._curator.columns().codes(key)
+
+    def keepers(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64]:
+        """Who stands for whom among near-duplicates; whoever comes first stays."""
+        from selection.structure.duplicates import near_duplicate_groups
+
+        return near_duplicate_groups(self.vectors(rows), threshold=how.threshold).keeper_N
+
+    def _vectors(self) -> VectorIndex:
+        if self._index is None:
+            self._index = self._curator.index()
+        return self._index
+
+    def _standing(self) -> dict[int, tuple[str, ...]]:
+        if self._labels is None:
+            found = labels.current(self._platform.database, task_id=self._task.task_id)
+            self._labels = {label.row: label.value for label in found}
+        return self._labels
+
+    def _disagreement(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        import numpy as np
+
+        from selection.ranking.predictions import Predictions
+        from selection.scores import label_errors
+
+        assert self._model is not None
+        classes = self._model.classes
+        standing = self._standing()
+        known = [row for row in rows.tolist() if row in standing and set(standing[row]) <= set(classes)]
+        predicted = Predictions(self._platform, self._model.model_id).probabilities_by_row(known)
+        score_by_row: dict[int, float] = {}
+        if predicted:
+            label_NC = np.array([[name in standing[row] for name in classes] for row in predicted], dtype=bool)
+            kind: Any = self._task.kind
+            errors = label_errors.self_confidence_error(np.stack(list(predicted.values())), label_NC, kind=kind)
+            score_by_row = dict(zip(predicted, errors.tolist(), strict=True))
+        return np.array([score_by_row.get(row, np.nan) for row in rows.tolist()], dtype=np.float32)
+
+
+def numeric_column(columns: Any, key: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The numbers an attribute holds, NaN where it has none.
+
+    Raises:
+        InvalidInput: There is no such attribute, or not one of its values is a number.
+    """
+    import numpy as np
+
+    codes, values = columns.codes(key)
+    numbers = np.full(len(values) + 1, np.nan)
+    for place, value in enumerate(values):
+        try:
+            numbers[place] = float(value)
+        except ValueError:
+            continue
+    numbers[~np.isfinite(numbers)] = np.nan
+    if len(values) and np.isnan(numbers).all():
+        raise InvalidInput(f"{COLUMN}{key} holds no numbers; its first value is {values[0]!r}")
+    found = np.full(len(rows), np.nan)
+    inside = rows < len(codes)
+    found[inside] = numbers[codes[rows[inside]]]  # Code -1, no value, takes the last entry.
+    return found
+
+
+def _pool(platform: Platform, curator: Curator, plan: Plan) -> tuple[NDArray[np.bool_], list[Stage]]:
+    from selection.planning.selecting import Stage
+
+    pool = curator.mask(plan.where)
+    stages = [Stage(name="fleet", frames=len(pool))]
+    if plan.where:
+        stages.append(Stage(name="where", frames=int(pool.sum()), note=plan.where))
+    for text in plan.exclude:
+        unwanted = curator.mask(text)
+        shared = min(len(pool), len(unwanted))  # Frames may have come in between.
+        pool[:shared] &= ~unwanted[:shared]
+        stages.append(Stage(name="exclude", frames=int(pool.sum()), note=text))
+    if plan.exclude_frames:
+        found = frames.get_many(platform.database, [FrameId(one) for one in plan.exclude_frames])
+        for frame in found.values():
+            if frame.row < len(pool):
+                pool[frame.row] = False
+        stages.append(Stage(name="exclude_frames", frames=int(pool.sum())))
+    return pool, stages
+
+
+def _places(platform: Platform, choices: Sequence[Choice], *, tested: NDArray[np.bool_] | None) -> list[Place]:
+    found = frames.by_rows(platform.database, [choice.row for choice in choices])
+    return [
+        Place(
+            frame_id=frame.frame_id,
+            row=choice.row,
+            score=choice.score,
+            reason=choice.reason,
+            purpose="test" if tested is not None and tested[choice.row] else "train",
+        )
+        for frame, choice in zip(found, choices, strict=True)
+    ]
+
+
+def _evaluation_budget(platform: Platform, plan: Plan, *, task: Task) -> int:
+    if plan.evaluation is not None:
+        return plan.evaluation
+    have = batches.evaluation_count(platform.database, task_id=task.task_id)
+    return 0 if have >= EVALUATION_ENOUGH else max(1, round(plan.budget * EVALUATION_SHARE))
