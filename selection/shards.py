@@ -173,6 +173,19 @@ def read(platform: Platform, shard: Shard) -> pa.Table:
         return reader.read_all()
 
 
+def remove(platform: Platform, kind: ShardKind, producer: str) -> int:
+    """Forgets all shards of a producer: the records first, so that nobody finds a file that is about to go.
+
+    Returns:
+        How many.
+    """
+    found = records(platform.database, kind, producer)
+    for shard in found:
+        platform.database.shards.delete_one({"_id": shard.shard_id, "digest": shard.digest})
+        platform.objects.delete(shard.object_key)
+    return len(found)
+
+
 def _insert(db: Db, shard: Shard) -> bool:
     def attempt() -> bool:
         try:

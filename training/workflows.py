@@ -378,7 +378,7 @@ def _job_spec(run: _Run, workflow: Workflow, *, baseline: Model | None) -> JobSp
     initial = asked.get("initial")
     architecture = asked.get("architecture", Hyperparameters.__dataclass_fields__["architecture"].default)
     if initial is None and architecture == "mobilenet_v3_small":
-        channels[INITIAL_CHANNEL] = _backbone_key(run.platform)
+        channels[INITIAL_CHANNEL] = backbone_key(run.platform)
     elif initial not in (None, "none"):
         channels[INITIAL_CHANNEL] = initial if "://" not in initial else objects.key_of(initial)
     if baseline is not None:
@@ -410,7 +410,7 @@ def _with_required(asked: Mapping[str, str], required: Hyperparameters) -> Hyper
         raise InvalidInput(str(exc)) from exc
 
 
-def _backbone_key(platform: Platform) -> str:
+def backbone_key(platform: Platform) -> str:
     """Puts the shipped encoder's CNN into the object store once, as the tensors a new model starts from."""
     import hashlib
 
