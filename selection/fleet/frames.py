@@ -44,6 +44,7 @@ _ABSENT_WHEN_NONE = ("object_uri", *_STATISTICS, "changed_at", "withdrawn_at")
 _ROW_COUNTER = "frames.row"
 _ID_LENGTH = 32
 _SHORTEST_PREFIX = 6
+_DUPLICATE_KEY = 11000
 _LOOKUP_BATCH = 10_000
 
 
@@ -226,6 +227,15 @@ def known(db: Db, ids: Iterable[FrameId]) -> dict[FrameId, Document]:
     }
 
 
+def places(db: Db, ids: Iterable[FrameId]) -> dict[FrameId, tuple[str | None, str | None]]:
+    """Site and URI that the records of those of `ids` that exist were registered in place with."""
+    return {
+        document["_id"]: (document["site"], document.get("object_uri"))
+        for batch in _batched(dict.fromkeys(ids))
+        for document in db.frames.find({"_id": {"$in": batch}}, {"site": 1, "object_uri": 1})
+    }
+
+
 def register(db: Db, facts: Sequence[FrameFacts]) -> set[FrameId]:
     """Gives the new ones among `facts` their rows and records, all or none.
 
@@ -243,10 +253,12 @@ def register(db: Db, facts: Sequence[FrameFacts]) -> set[FrameId]:
         return set()
     _make_counter(db)
 
-    def add(session: ClientSession) -> set[FrameId]:
-        ids = [one.frame_id for one in unique]
-        present = {found["_id"] for found in db.frames.find({"_id": {"$in": ids}}, {"_id": 1}, session=session)}
-        new = [one for one in unique if one.frame_id not in present]
+    def add(session: ClientSession, *, look_first: bool = True) -> set[FrameId]:
+        new = unique
+        if look_first:
+            ids = [one.frame_id for one in unique]
+            present = {found["_id"] for found in db.frames.find({"_id": {"$in": ids}}, {"_id": 1}, session=session)}
+            new = [one for one in unique if one.frame_id not in present]
         if not new:
             return set()
         # Whoever registers at the same time collides here, before anything is inserted, and starts again with a fresh view.
@@ -267,6 +279,14 @@ def register(db: Db, facts: Sequence[FrameFacts]) -> set[FrameId]:
             db.unseen.insert_many(ranges, session=session)
         return {one.frame_id for one in new}
 
+    if db.frames.find_one({"_id": {"$in": [one.frame_id for one in unique[:100]]}}, {"_id": 1}) is None:
+        # Most likely all are new. The insert itself finds out cheaper than a look-up of each; then nothing of it is kept.
+        try:
+            return database.transaction(db, lambda session: add(session, look_first=False))
+        except BulkWriteError as exc:
+            details: Document = dict(exc.details or {})
+            if any(error.get("code") != _DUPLICATE_KEY for error in details["writeErrors"]):
+                raise
     return database.transaction(db, add)
 
 
@@ -284,7 +304,7 @@ def add_sightings(db: Db, sightings: Sequence[Sighting]) -> int:
     except BulkWriteError as error:
         # Another process upserting the same sighting at the same moment is not a failure: it is there.
         details: Document = dict(error.details or {})
-        if any(one.get("code") != 11000 for one in details["writeErrors"]):
+        if any(one.get("code") != _DUPLICATE_KEY for one in details["writeErrors"]):
             raise
         return int(details["nUpserted"])
 

@@ -103,13 +103,23 @@ def preview(pixels: Image.Image) -> bytes:
 
     The user interface shows it and the encoders see it. The same pixels give the same bytes.
     """
+    return encode_preview(shrink(pixels))
+
+
+def shrink(pixels: Image.Image) -> Image.Image:
+    """The pixels of the preview, before they are encoded."""
     width, height = pixels.size
     factor = min(1.0, PREVIEW_SHORT_SIDE / min(width, height), _LONGEST_PREVIEW_SIDE / max(width, height))
-    if factor < 1.0:
-        size = (max(1, round(width * factor)), max(1, round(height * factor)))
-        pixels = pixels.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    if factor == 1.0:
+        return pixels
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return pixels.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def encode_preview(small: Image.Image) -> bytes:
+    """The JPEG of pixels that `shrink` gave."""
     file = io.BytesIO()
-    pixels.save(file, format="JPEG", quality=PREVIEW_QUALITY)
+    small.save(file, format="JPEG", quality=PREVIEW_QUALITY)
     return file.getvalue()
 
 
@@ -134,7 +144,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
     turn = _TURNS.get(orientation)
-    upright = image.copy() if turn is None else image.transpose(turn)
+    upright = image if turn is None else image.transpose(turn)
     upright.info.clear()  # Comments and profiles of the original must not travel into previews.
     return upright
 

@@ -25,15 +25,22 @@ class SourceFile:
     """A file that should be a frame.
 
     Attributes:
-        path: Absolute.
+        path: Absolute, or an `s3://` URI.
         name: As its dataset calls it, relative; orders frames that have no time.
         said: What the metadata says about it; empty when there is none.
+        digest: SHA-256 that its bytes must have, where a manifest says so.
     """
 
     path: str
     name: str
     size_bytes: int
     said: FrameMetadata
+    digest: str | None = None
+
+    @property
+    def uri(self) -> str:
+        """Where it is, for its sighting."""
+        return self.path if self.path.startswith("s3://") else Path(self.path).as_uri()
 
     @property
     def shown(self) -> str:

@@ -20,20 +20,26 @@ def add_to(app: typer.Typer) -> None:
 
 
 def ingest(
-    sources: Annotated[list[str], typer.Argument(help="Folders, globs or images.", show_default=False)],
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="Folders, globs, images, or manifests (.jsonl, .csv, .parquet).", show_default=False),
+    ],
     site: Annotated[
         str | None, typer.Option(help="Where the images come from, for those whose metadata does not say.")
     ] = None,
     metadata: Annotated[
         Path | None, typer.Option(help="metadata.jsonl to use instead of the one beside the images.")
     ] = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Leave the originals where they are instead of copying them.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Takes images into the fleet; running it again adds nothing."""
     from selection.fleet.ingest import ingest as take_in
 
     with platform() as opened, progress_bar("ingesting") as progress:
-        report = take_in(opened, sources, site=site, metadata=metadata, progress=progress)
+        report = take_in(opened, sources, site=site, metadata=metadata, in_place=in_place, progress=progress)
     show(report.as_json(), as_json=as_json, text=report.summary)
 
 
@@ -47,6 +53,7 @@ def embed(
     """Gives every frame a vector from the current encoder; resumes where it was stopped."""
     from selection.embedding import encoders
     from selection.embedding.embed import embed_missing
+    from selection.ingest.previews import see_missing
     from service.curator import Curator
 
     with platform() as opened, progress_bar("embedding") as progress:
@@ -55,6 +62,7 @@ def embed(
         encoder = Curator(opened).encoder()
         if encoder.notice:
             typer.echo(encoder.notice, err=True)
+        see_missing(opened)
         rows = embed_missing(opened, encoder, progress=progress)
     show(
         {"embedded": rows, "encoder_id": encoder.encoder_id},
