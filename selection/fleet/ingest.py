@@ -30,7 +30,7 @@ from selection.fleet import frames, images, statistics
 from selection.fleet.frames import Frame, FrameFacts, FrameId, Sighting
 from selection.fleet.metadata import FrameMetadata
 from selection.fleet.sources import Reject, SourceFile, Sources
-from selection.ingest import manifests, registration
+from selection.ingest import archives, manifests, registration
 from selection.ingest.manifests import ManifestEntry
 
 INDEXES: dict[str, list[IndexModel]] = {"rejects": [IndexModel([("seen_at", DESCENDING)])]}
@@ -134,7 +134,7 @@ def ingest(
 
     Args:
         platform: Where the fleet lives.
-        sources: Folders, globs and single images, see `selection.fleet.sources`, and manifests, see `selection.ingest.manifests`.
+        sources: Folders, globs and single images, see `selection.fleet.sources`, tar files, and manifests, see `selection.ingest.manifests`.
         in_place: Leave the originals where they are. Manifest lines that carry their digest are registered without reading a byte.
         site: Where the images come from, for those whose metadata does not say.
         metadata: A metadata list to use instead of those beside the images.
@@ -146,9 +146,12 @@ def ingest(
     started = time.monotonic()
     # Where we keep our own copies may lie below what was given, for example when that is the working directory.
     lists = [Path(source).expanduser() for source in sources if manifests.is_manifest(source)]
-    others = [source for source in sources if not manifests.is_manifest(source)]
+    tars = [Path(source).expanduser() for source in sources if archives.is_archive(source)]
+    if tars and in_place:
+        raise InvalidInput(f"what is inside {tars[0]} cannot stay in place; leave out --in-place", source=str(tars[0]))
+    others = [source for source in sources if not manifests.is_manifest(source) and not archives.is_archive(source)]
     walk: Iterable[SourceFile | Reject] = ()
-    if others or not lists:
+    if others or not (lists or tars):
         walk = Sources(others, metadata_file=metadata, excluded=_own_folders(platform))
     total = sum(1 for _ in walk) if progress is not None else 0
     tally, done = _Tally(), 0
@@ -161,12 +164,13 @@ def ingest(
 
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="ingest") as pool:
         try:
+            packed = (item for archive in tars for item in archives.read(archive))
             listed = (
                 item
                 for manifest in lists
                 for item in _listed(platform, manifest, site=site, in_place=in_place, tally=tally, report=registered)
             )
-            for batch in _batches(chain(walk, listed)):
+            for batch in _batches(chain(walk, packed, listed)):
                 _take_in(platform, batch, site=site, in_place=in_place, pool=pool, tally=tally)
                 done += len(batch)
                 if progress is not None:
@@ -336,7 +340,7 @@ def _read(platform: Platform, file: SourceFile) -> _Read | Reject:
     if file.size_bytes > LARGEST_FILE_BYTES:
         return Reject(source=file.shown, reason=f"the file is larger than {LARGEST_FILE_BYTES >> 20} MiB")
     try:
-        data = platform.objects.lake.read(file.path) if file.path.startswith("s3://") else Path(file.path).read_bytes()
+        data = file.data if file.data is not None else _bytes_of(platform, file.path)
     except OSError as exc:
         return Reject(source=file.shown, reason=f"cannot be read: {exc.strerror}")
     except (NotFound, Denied) as exc:
@@ -348,6 +352,10 @@ def _read(platform: Platform, file: SourceFile) -> _Read | Reject:
         reason = f"its bytes have the digest {digest}, but the manifest announces {file.digest}"
         return Reject(source=file.shown, reason=reason)
     return _Read(file=file, data=data, digest=digest)
+
+
+def _bytes_of(platform: Platform, path: str) -> bytes:
+    return platform.objects.lake.read(path) if path.startswith("s3://") else Path(path).read_bytes()
 
 
 def _store(platform: Platform, one: _Read, *, site: str | None, now: datetime, in_place: bool) -> FrameFacts | Reject:

@@ -22,7 +22,9 @@ def add_to(app: typer.Typer) -> None:
 def ingest(
     sources: Annotated[
         list[str],
-        typer.Argument(help="Folders, globs, images, or manifests (.jsonl, .csv, .parquet).", show_default=False),
+        typer.Argument(
+            help="Folders, globs, images, tar files, or manifests (.jsonl, .csv, .parquet).", show_default=False
+        ),
     ],
     site: Annotated[
         str | None, typer.Option(help="Where the images come from, for those whose metadata does not say.")
