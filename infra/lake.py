@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -55,6 +56,29 @@ class Lake:
         except (BaseError, OSError) as exc:
             reason = str(exc).partition("\n")[0].rpartition(" - ")[2].strip()
             raise BackendUnavailable(f"{uri} cannot be read now ({reason})", uri=uri) from exc
+
+    def list(self, uri: str) -> Iterator[tuple[str, int]]:
+        """URI and size in bytes of every object under an `s3://bucket/prefix`, a thousand at a time, in the order of their keys.
+
+        Raises:
+            NotFound: There is no such bucket.
+            Denied, BackendUnavailable: It cannot be listed, or not now.
+        """
+        import obstore
+        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        try:
+            for chunk in obstore.list(self._bucket(bucket), prefix.rstrip("/") or None, chunk_size=1000):
+                for item in chunk:
+                    yield f"s3://{bucket}/{item['path']}", int(item["size"])
+        except (PermissionDeniedError, UnauthenticatedError, PermissionError) as exc:
+            raise Denied(f"access to {uri} was refused; check the AWS credentials", uri=uri) from exc
+        except (BaseError, OSError) as exc:
+            if "NoSuchBucket" in str(exc):
+                raise NotFound(f"the bucket of {uri} does not exist", uri=uri) from exc
+            reason = str(exc).partition("\n")[0].rpartition(" - ")[2].strip()
+            raise BackendUnavailable(f"{uri} cannot be listed now ({reason})", uri=uri) from exc
 
     def _bucket(self, name: str) -> S3Store:
         from infra import objects

@@ -134,7 +134,8 @@ def ingest(
 
     Args:
         platform: Where the fleet lives.
-        sources: Folders, globs and single images, see `selection.fleet.sources`, tar files, and manifests, see `selection.ingest.manifests`.
+        sources: Folders, globs and single images, see `selection.fleet.sources`, S3 prefixes, tar files, and
+            manifests, see `selection.ingest.manifests`.
         in_place: Leave the originals where they are. Manifest lines that carry their digest are registered without reading a byte.
         site: Where the images come from, for those whose metadata does not say.
         metadata: A metadata list to use instead of those beside the images.
@@ -149,9 +150,11 @@ def ingest(
     tars = [Path(source).expanduser() for source in sources if archives.is_archive(source)]
     if tars and in_place:
         raise InvalidInput(f"what is inside {tars[0]} cannot stay in place; leave out --in-place", source=str(tars[0]))
-    others = [source for source in sources if not manifests.is_manifest(source) and not archives.is_archive(source)]
+    prefixes = [source for source in sources if source.startswith("s3://")]
+    special = {*prefixes, *(s for s in sources if manifests.is_manifest(s) or archives.is_archive(s))}
+    others = [source for source in sources if source not in special]
     walk: Iterable[SourceFile | Reject] = ()
-    if others or not (lists or tars):
+    if others or not special:
         walk = Sources(others, metadata_file=metadata, excluded=_own_folders(platform))
     total = sum(1 for _ in walk) if progress is not None else 0
     tally, done = _Tally(), 0
@@ -164,13 +167,14 @@ def ingest(
 
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="ingest") as pool:
         try:
+            remote = (item for prefix in prefixes for item in _remote(platform, prefix))
             packed = (item for archive in tars for item in archives.read(archive))
             listed = (
                 item
                 for manifest in lists
                 for item in _listed(platform, manifest, site=site, in_place=in_place, tally=tally, report=registered)
             )
-            for batch in _batches(chain(walk, packed, listed)):
+            for batch in _batches(chain(walk, remote, packed, listed)):
                 _take_in(platform, batch, site=site, in_place=in_place, pool=pool, tally=tally)
                 done += len(batch)
                 if progress is not None:
@@ -228,6 +232,14 @@ def _batches(items: Iterable[SourceFile | Reject]) -> Iterator[list[SourceFile |
         size += item_bytes
     if batch:
         yield batch
+
+
+def _remote(platform: Platform, prefix: str) -> Iterator[SourceFile]:
+    """The objects under an S3 prefix. One that vanishes between listing and reading becomes a reject."""
+    for uri, size_bytes in platform.objects.lake.list(prefix):
+        name = uri.removeprefix(prefix).lstrip("/") or uri.rpartition("/")[2]
+        if not name.rpartition("/")[2].startswith("."):
+            yield SourceFile(path=uri, name=name, size_bytes=size_bytes, said=FrameMetadata())
 
 
 def _listed(

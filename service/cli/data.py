@@ -23,7 +23,8 @@ def ingest(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="Folders, globs, images, tar files, or manifests (.jsonl, .csv, .parquet).", show_default=False
+            help="Folders, globs, images, tar files, s3:// prefixes or manifests (.jsonl, .csv, .parquet).",
+            show_default=False,
         ),
     ],
     site: Annotated[
