@@ -32,6 +32,7 @@ from selection.fleet.metadata import FrameMetadata
 from selection.fleet.sources import Reject, SourceFile, Sources
 from selection.ingest import archives, manifests, registration
 from selection.ingest.manifests import ManifestEntry
+from selection.ingest.throttle import Throttle
 
 INDEXES: dict[str, list[IndexModel]] = {"rejects": [IndexModel([("seen_at", DESCENDING)])]}
 BATCH_FILES = 256
@@ -128,6 +129,7 @@ def ingest(
     site: str | None = None,
     metadata: Path | None = None,
     in_place: bool = False,
+    max_mbps: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> IngestReport:
     """Takes images into the fleet. Running it again adds nothing; several may run at once, also on the same folder.
@@ -139,6 +141,7 @@ def ingest(
         in_place: Leave the originals where they are. Manifest lines that carry their digest are registered without reading a byte.
         site: Where the images come from, for those whose metadata does not say.
         metadata: A metadata list to use instead of those beside the images.
+        max_mbps: Read at most so many megabits a second.
         progress: Called with (files done, files in all).
     Raises:
         InvalidInput: A source or the metadata file does not exist.
@@ -157,7 +160,7 @@ def ingest(
     if others or not special:
         walk = Sources(others, metadata_file=metadata, excluded=_own_folders(platform))
     total = sum(1 for _ in walk) if progress is not None else 0
-    tally, done = _Tally(), 0
+    tally, done, throttle = _Tally(), 0, Throttle(max_mbps)
 
     def registered(count: int) -> None:
         nonlocal done
@@ -175,7 +178,7 @@ def ingest(
                 for item in _listed(platform, manifest, site=site, in_place=in_place, tally=tally, report=registered)
             )
             for batch in _batches(chain(walk, remote, packed, listed)):
-                _take_in(platform, batch, site=site, in_place=in_place, pool=pool, tally=tally)
+                _take_in(platform, batch, site=site, in_place=in_place, throttle=throttle, pool=pool, tally=tally)
                 done += len(batch)
                 if progress is not None:
                     progress(done, max(done, total))
@@ -295,13 +298,19 @@ def _take_in(
     *,
     site: str | None,
     in_place: bool,
+    throttle: Throttle,
     pool: ThreadPoolExecutor,
     tally: _Tally,
 ) -> None:
     db, now = platform.database, frames.to_the_millisecond(datetime.now(UTC))
     files = [item for item in batch if isinstance(item, SourceFile)]
     rejects = [item for item in batch if isinstance(item, Reject)]
-    read = _split(pool.map(lambda file: _read(platform, file), files), rejects)
+
+    def read_one(file: SourceFile) -> _Read | Reject:
+        throttle.take(file.size_bytes)
+        return _read(platform, file)
+
+    read = _split(pool.map(read_one, files), rejects)
     present = retrying(lambda: frames.known(db, [one.frame_id for one in read]))
 
     tally.repaired += _repair(platform, {one.frame_id: one for one in read if one.frame_id in present}, pool=pool)

@@ -36,13 +36,24 @@ def ingest(
     in_place: Annotated[
         bool, typer.Option("--in-place", help="Leave the originals where they are instead of copying them.")
     ] = False,
+    max_mbps: Annotated[
+        float | None, typer.Option("--max-mbps", help="Read at most so many megabits a second.", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Takes images into the fleet; running it again adds nothing."""
     from selection.fleet.ingest import ingest as take_in
 
     with platform() as opened, progress_bar("ingesting") as progress:
-        report = take_in(opened, sources, site=site, metadata=metadata, in_place=in_place, progress=progress)
+        report = take_in(
+            opened,
+            sources,
+            site=site,
+            metadata=metadata,
+            in_place=in_place,
+            max_mbps=max_mbps,
+            progress=progress,
+        )
     show(report.as_json(), as_json=as_json, text=report.summary)
 
 
