@@ -33,6 +33,10 @@ def measure(*, count: int = 16) -> list[dict[str, Any]]:
     rows = []
     with tempfile.TemporaryDirectory() as scratch, open_platform(Settings(home=Path(scratch) / "home")) as platform:
         prepare(platform.database)
+        warm_up = Path(scratch) / "warm-up"
+        warm_up.mkdir()
+        (warm_up / "one.jpg").write_bytes(_jpeg(640, 480, seed=0))
+        ingest(platform, [str(warm_up)])  # The first write to a new database takes longest.
         for width, height in SIZES:
             folder = Path(scratch) / f"{width}"
             folder.mkdir()
