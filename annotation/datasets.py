@@ -27,7 +27,7 @@ from annotation.tasks import Task, TaskId
 from infra.database import Db, Document, retrying
 from infra.errors import InvalidInput, NotFound
 from infra.objects import ObjectStore
-from selection.fleet import frames
+from selection.fleet import frames, originals
 from selection.fleet.columns import Columns
 from selection.fleet.frames import Frame
 
@@ -119,7 +119,9 @@ def freeze(db: Db, objects: ObjectStore, *, task_id: str, columns: Columns, now:
         return _from_document(existing)
 
     manifest = "".join(
-        manifest_line(binding, task=task, uri=objects.uri(binding.frame.object_key)) for binding in bindings
+        # A version must outlive the lake, so what was registered in place is copied now, checked against its digest.
+        manifest_line(binding, task=task, uri=objects.uri(originals.pin(objects, binding.frame)))
+        for binding in bindings
     )
     data = manifest.encode()
     objects.put(version.manifest_key, data)

@@ -17,6 +17,7 @@ from obstore.exceptions import BaseError, PermissionDeniedError, Unauthenticated
 from obstore.store import LocalStore
 
 from infra.errors import BackendUnavailable, Denied, InvalidInput, MlplError, NotFound, StorageFull
+from infra.lake import Lake
 
 if TYPE_CHECKING:
     from obstore.store import S3Config, S3Store
@@ -39,14 +40,16 @@ class ObjectStore:
     the last seconds.
     """
 
-    def __init__(self, store: LocalStore | S3Store, *, base_uri: str, root: Path | None) -> None:
+    def __init__(self, store: LocalStore | S3Store, *, base_uri: str, root: Path | None, lake: Lake) -> None:
         """Made by `open_objects`.
 
         Args:
             store: The obstore handle, already rooted at the prefix.
             base_uri: What every URI begins with, ending in a slash.
             root: The directory when the store is local.
+            lake: Reads what lies outside the store.
         """
+        self.lake = lake
         self._store = store
         self._base_uri = base_uri
         self._root = root
@@ -220,17 +223,28 @@ def open_objects(settings: Settings) -> ObjectStore:
             f"cannot create the object store {root}: {exc.strerror}; set MLPL_HOME or MLPL_OBJECT_STORE"
         ) from exc
     root = root.resolve()
-    return ObjectStore(LocalStore(root), base_uri=f"{root.as_uri().rstrip('/')}/", root=root)
+    base_uri = f"{root.as_uri().rstrip('/')}/"
+    return ObjectStore(LocalStore(root), base_uri=base_uri, root=root, lake=Lake(settings))
 
 
 def _open_s3(settings: Settings, target: str) -> ObjectStore:
+    bucket, _, prefix = target.removeprefix("s3://").partition("/")
+    prefix = prefix.strip("/")
+    base_uri = f"s3://{bucket}/{prefix}/" if prefix else f"s3://{bucket}/"
+    return ObjectStore(s3_store(settings, bucket, prefix=prefix), base_uri=base_uri, root=None, lake=Lake(settings))
+
+
+def s3_store(settings: Settings, bucket: str, *, prefix: str = "") -> S3Store:
+    """A bucket, or a prefix of one, at the endpoint of the settings.
+
+    Raises:
+        Denied: There are no credentials.
+    """
     # boto3 finds credentials in every place AWS documents (profiles, SSO, roles); it is slow to import, so only here.
     import boto3
     from obstore.auth.boto3 import Boto3CredentialProvider
     from obstore.store import S3Store
 
-    bucket, _, prefix = target.removeprefix("s3://").partition("/")
-    prefix = prefix.strip("/")
     session = boto3.Session()
     region = settings.s3_region or session.region_name or "us-east-1"
     endpoint = settings.s3_endpoint_url
@@ -238,10 +252,10 @@ def _open_s3(settings: Settings, target: str) -> ObjectStore:
         provider = Boto3CredentialProvider(session)
     except ValueError as exc:
         raise Denied(
-            f"no AWS credentials for {target}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile"
+            f"no AWS credentials for s3://{bucket}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile"
         ) from exc
     config: S3Config = {"region": region, "endpoint": endpoint} if endpoint else {"region": region}
-    store = S3Store(
+    return S3Store(
         bucket,
         prefix=prefix or None,
         config=config,
@@ -253,7 +267,6 @@ def _open_s3(settings: Settings, target: str) -> ObjectStore:
         },
         retry_config={"max_retries": 5, "retry_timeout": timedelta(seconds=30)},
     )
-    return ObjectStore(store, base_uri=f"s3://{bucket}/{prefix}/" if prefix else f"s3://{bucket}/", root=None)
 
 
 def _checked(key: str) -> str:

@@ -304,6 +304,12 @@ def _ticket(platform: Platform, batch: Batch, *, now: datetime) -> Ticket:
     task = tasks.get(db, batch.task_id)
     places = batches.frames_of(db, batch.batch_id)
     known = frames.get_many(db, [place.frame_id for place in places])
+    if unseen := [frame.frame_id for frame in known.values() if not frame.width]:
+        raise Conflict(
+            f"{len(unseen)} frames of batch {batch.batch_id} were registered in place and not looked at yet, the first is "
+            f"{unseen[0]}; run `mlpl embed` or leave `mlpl serve` running, then push it",
+            batch_id=batch.batch_id,
+        )
     model = models.current(db, task.task_id)
     predictions = _predictions(platform, model, [place.row for place in places]) if model else {}
     return Ticket(

@@ -37,6 +37,14 @@ T = TypeVar("T")
 ReconcilerState = Literal["idle", "working", "waiting", "stopped"]
 
 
+def see(platform: Platform) -> bool:
+    """Gives every frame that was registered in place its preview and statistics."""
+    from selection.ingest import previews
+
+    done = previews.see_missing(platform)
+    return done.frames + done.broken > 0
+
+
 def embed(platform: Platform, curator: Curator) -> bool:
     """Gives every row a vector from the current encoder, then from the one that the fleet is being switched to."""
     from selection import shards
@@ -178,6 +186,7 @@ class Reconcilers:
         """
         clock = now_utc
         self._rounds: dict[str, Callable[[], bool]] = {
+            "see": lambda: see(platform),
             "embed": lambda: embed(platform, curator),
             "index": lambda: index(platform, curator),
             "predict": lambda: predict(platform),

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from infra import leases
-from infra.errors import InvalidInput, NotFound
+from infra.errors import Denied, InvalidInput, NotFound
 from infra.logs import get_logger
 from infra.platform import Platform
 from selection import shards
-from selection.fleet import frames, images
+from selection.fleet import frames, images, originals
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -115,14 +115,18 @@ def embed_rows(
     count = stop - start
     vectors_ND = np.zeros((count, encoder.dimension), dtype=np.float16)
     valid_N = np.zeros(count, dtype=np.bool_)
-    keys: list[tuple[str, str] | None] = [None] * count
-    wanted = ("row", "preview_key", "object_key")
+    keys: list[tuple[str, str, str | None] | None] = [None] * count
+    wanted = ("row", "preview_key", "object_key", "object_uri")
     for document in frames.documents(platform.database, start=start, stop=stop, fields=wanted):
-        keys[document["row"] - start] = (document["preview_key"], document["object_key"])
+        keys[document["row"] - start] = (
+            document["preview_key"],
+            document["object_key"],
+            document.get("object_uri"),
+        )
 
     prepare, encode = _ways(encoder)
 
-    def made_ready(key: tuple[str, str] | None) -> Any:
+    def made_ready(key: tuple[str, str, str | None] | None) -> Any:
         image = _read_preview(platform, key)
         return None if image is None else prepare(image)
 
@@ -174,20 +178,22 @@ def _is_missing(platform: Platform, encoder: ImageEncoder, *, start: int) -> boo
     return any(first == start for first, _ in pieces)
 
 
-def _read_preview(platform: Platform, keys: tuple[str, str] | None) -> Image.Image | None:
+def _read_preview(platform: Platform, keys: tuple[str, str, str | None] | None) -> Image.Image | None:
     """A frame's preview, made again from the original where it is lost or damaged; None where that cannot be read either."""
     if keys is None:
         return None
-    preview_key, object_key = keys
+    preview_key, object_key, object_uri = keys
     try:
         return images.open_image(platform.objects.get(preview_key), max_pixels=_NO_LIMIT, short_side=None).pixels
     except (NotFound, InvalidInput) as exc:
         log.warning("preview_unreadable", key=preview_key, reason=exc.message)
     try:
-        original = images.open_image(platform.objects.get(object_key), max_pixels=_NO_LIMIT)
+        original = images.open_image(
+            originals.read(platform.objects, object_key=object_key, object_uri=object_uri), max_pixels=_NO_LIMIT
+        )
         preview = images.preview(original.pixels)
         platform.objects.put(preview_key, preview)
         return images.open_image(preview, max_pixels=_NO_LIMIT, short_side=None).pixels
-    except (NotFound, InvalidInput) as exc:
+    except (NotFound, Denied, InvalidInput) as exc:
         log.warning("frame_unreadable", key=object_key, reason=exc.message)
         return None

@@ -32,14 +32,21 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("drive", ASCENDING)]),
         IndexModel([("changed_at", ASCENDING)], sparse=True),
     ],
+    "unseen": [],
     "sightings": [IndexModel([("frame_id", ASCENDING)])],
     "counters": [],
 }
 
+UNSEEN_ROWS = 512
+"""How many rows a range of `unseen` has at most: what a killed process may have to see again."""
+
+_STATISTICS = ("perceptual_hash", "brightness", "sharpness", "underexposed", "overexposed")
+_ABSENT_WHEN_NONE = ("object_uri", *_STATISTICS, "changed_at", "withdrawn_at")
 _ROW_COUNTER = "frames.row"
 _ID_LENGTH = 32
 _SHORTEST_PREFIX = 6
-_LOOKUP_BATCH = 1000
+_DUPLICATE_KEY = 11000
+_LOOKUP_BATCH = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,19 +55,25 @@ class FrameFacts:
 
     Attributes:
         digest: SHA-256 of the file's bytes, 64 hex digits; the frame id is its first half.
-        width: Pixels, after EXIF orientation.
-        height: Pixels, after EXIF orientation.
+        width: Pixels, after EXIF orientation; 0 until the pixels of a frame registered in place are seen.
+        height: Likewise.
         format: As the decoder names it, for example `JPEG`.
         captured_at: UTC, aware, to the millisecond.
         drive: The recording session; frames of one drive are near-duplicates in time.
         location: Latitude and longitude in degrees (WGS 84).
         attributes: Whatever else the metadata said, by key.
         source: The path or name it was first seen under; orders the frames of a drive where `captured_at` is missing.
-        object_key: The original bytes in the object store.
-        preview_key: The preview (JPEG) in the object store.
+        object_key: The original bytes in the object store; of a frame registered in place, where a copy would be.
+        preview_key: The preview (JPEG) in the object store; made when it is first needed for a frame registered in place.
         ingested_at: UTC, aware.
+        object_uri: Where the original lies that was registered in place (`file://` or `s3://`), see `originals`.
+        perceptual_hash: 64 bits as 16 hex digits, see `statistics`.
+        brightness: Mean luma, 0..1.
+        sharpness: Variance of the Laplacian of the preview's luma (0..255).
+        underexposed: Share of pixels with a luma below 5.
+        overexposed: Share of pixels with a luma above 250.
+        changed_at: When the record last changed after it was inserted, None for one that never did.
         withdrawn_at: When the frame was taken out of the fleet: it keeps its row and its past, but nothing finds it any more.
-        changed_at: When its record last changed after it was inserted, None for one that never did.
     """
 
     frame_id: FrameId
@@ -80,8 +93,14 @@ class FrameFacts:
     object_key: str
     preview_key: str
     ingested_at: datetime
-    withdrawn_at: datetime | None = None
+    object_uri: str | None = None
+    perceptual_hash: str | None = None
+    brightness: float | None = None
+    sharpness: float | None = None
+    underexposed: float | None = None
+    overexposed: float | None = None
     changed_at: datetime | None = None
+    withdrawn_at: datetime | None = None
 
     def __post_init__(self) -> None:
         """Checks that the id is the one its content gives.
@@ -91,7 +110,7 @@ class FrameFacts:
         """
         if len(self.digest) != 64 or self.frame_id != self.digest[:_ID_LENGTH]:
             raise InvalidInput(f"frame {self.frame_id} does not belong to digest {self.digest}")
-        if self.width < 1 or self.height < 1:
+        if (self.width < 1 or self.height < 1) and self.object_uri is None:
             raise InvalidInput(f"frame {self.frame_id} has no pixels ({self.width} x {self.height})")
 
 
@@ -257,10 +276,20 @@ def _set_withdrawn(db: Db, ids: Sequence[str], *, withdrawn_at: datetime | None,
     return turned
 
 
+def places(db: Db, ids: Iterable[FrameId]) -> dict[FrameId, tuple[str | None, str | None]]:
+    """Site and URI that the records of those of `ids` that exist were registered in place with."""
+    return {
+        document["_id"]: (document["site"], document.get("object_uri"))
+        for batch in _batched(dict.fromkeys(ids))
+        for document in db.frames.find({"_id": {"$in": batch}}, {"site": 1, "object_uri": 1})
+    }
+
+
 def register(db: Db, facts: Sequence[FrameFacts]) -> set[FrameId]:
     """Gives the new ones among `facts` their rows and records, all or none.
 
-    Several processes may register the same frames at once: the first one's facts stay. Rows follow the order of `facts`.
+    Several processes may register the same frames at once: the first one's facts stay. Rows follow the order of `facts`. Rows whose
+    pixels nobody has seen yet are noted as a range of `unseen`, in the same transaction.
 
     Returns:
         The ids that this call added.
@@ -273,10 +302,12 @@ def register(db: Db, facts: Sequence[FrameFacts]) -> set[FrameId]:
         return set()
     _make_counter(db)
 
-    def add(session: ClientSession) -> set[FrameId]:
-        ids = [one.frame_id for one in unique]
-        present = {found["_id"] for found in db.frames.find({"_id": {"$in": ids}}, {"_id": 1}, session=session)}
-        new = [one for one in unique if one.frame_id not in present]
+    def add(session: ClientSession, *, look_first: bool = True) -> set[FrameId]:
+        new = unique
+        if look_first:
+            ids = [one.frame_id for one in unique]
+            present = {found["_id"] for found in db.frames.find({"_id": {"$in": ids}}, {"_id": 1}, session=session)}
+            new = [one for one in unique if one.frame_id not in present]
         if not new:
             return set()
         # Whoever registers at the same time collides here, before anything is inserted, and starts again with a fresh view.
@@ -287,8 +318,24 @@ def register(db: Db, facts: Sequence[FrameFacts]) -> set[FrameId]:
             raise Conflict("the row counter is gone from the database; restore the collection `counters`")
         first_row = counter["next"] - len(new)
         db.frames.insert_many([_to_document(one, row=first_row + i) for i, one in enumerate(new)], session=session)
+        unseen = [
+            first_row + i for i, one in enumerate(new) if one.object_uri is not None and one.perceptual_hash is None
+        ]
+        if unseen:
+            pieces = range(unseen[0], unseen[-1] + 1, UNSEEN_ROWS)
+            stop = unseen[-1] + 1
+            ranges = [{"_id": start, "stop": min(start + UNSEEN_ROWS, stop)} for start in pieces]
+            db.unseen.insert_many(ranges, session=session)
         return {one.frame_id for one in new}
 
+    if db.frames.find_one({"_id": {"$in": [one.frame_id for one in unique[:100]]}}, {"_id": 1}) is None:
+        # Most likely all are new. The insert itself finds out cheaper than a look-up of each; then nothing of it is kept.
+        try:
+            return database.transaction(db, lambda session: add(session, look_first=False))
+        except BulkWriteError as exc:
+            details: Document = dict(exc.details or {})
+            if any(error.get("code") != _DUPLICATE_KEY for error in details["writeErrors"]):
+                raise
     return database.transaction(db, add)
 
 
@@ -306,7 +353,7 @@ def add_sightings(db: Db, sightings: Sequence[Sighting]) -> int:
     except BulkWriteError as error:
         # Another process upserting the same sighting at the same moment is not a failure: it is there.
         details: Document = dict(error.details or {})
-        if any(one.get("code") != 11000 for one in details["writeErrors"]):
+        if any(one.get("code") != _DUPLICATE_KEY for one in details["writeErrors"]):
             raise
         return int(details["nUpserted"])
 
@@ -314,7 +361,26 @@ def add_sightings(db: Db, sightings: Sequence[Sighting]) -> int:
 def sightings_of(db: Db, frame_id: FrameId) -> list[Sighting]:
     """Where a frame was found, first find first."""
     found = db.sightings.find({"frame_id": frame_id}, {"_id": 0}).sort([("seen_at", ASCENDING), ("_id", ASCENDING)])
-    return [Sighting(**document) for document in found]
+    sightings = [Sighting(**document) for document in found]
+    # A frame registered in place says itself where it is: a record of its own for each would halve the speed of registering.
+    frame = db.frames.find_one({"_id": frame_id}, {"object_uri": 1, "site": 1, "ingested_at": 1}) or {}
+    if uri := frame.get("object_uri"):
+        first = Sighting(frame_id=frame_id, site=frame["site"], uri=uri, seen_at=frame["ingested_at"])
+        sightings = [first, *(one for one in sightings if (one.site, one.uri) != (first.site, uri))]
+    return sightings
+
+
+def unseen_ranges(db: Db) -> list[tuple[int, int]]:
+    """Row ranges `(start, stop)` in which frames were registered in place whose pixels nobody has seen yet, ascending."""
+    return [(int(one["_id"]), int(one["stop"])) for one in db.unseen.find().sort("_id", ASCENDING)]
+
+
+def note_seen(db: Db, seen: Mapping[FrameId, Mapping[str, Any]], *, start: int, now: datetime) -> None:
+    """Adds what the pixels of frames registered in place said to their records, then strikes the range that begins at `start`."""
+    changes = [UpdateOne({"_id": frame_id}, {"$set": {**found, "changed_at": now}}) for frame_id, found in seen.items()]
+    if changes:
+        database.retrying(lambda: db.frames.bulk_write(changes, ordered=False))
+    database.retrying(lambda: db.unseen.delete_one({"_id": start}))
 
 
 def from_document(document: Mapping[str, Any]) -> Frame:
@@ -325,12 +391,14 @@ def from_document(document: Mapping[str, Any]) -> Frame:
 
 
 def _to_document(facts: FrameFacts, *, row: int) -> Document:
-    document = asdict(facts)
+    document = dict(facts.__dict__)  # Not `asdict`, which copies deeply and takes longer than the database.
     document["_id"] = document.pop("frame_id")
     document["location"] = list(facts.location) if facts.location else None
-    if facts.changed_at is None:
-        del document["changed_at"]  # The index over it is sparse: it holds the few frames that ever changed.
-    return document | {"row": row}
+    document["row"] = row
+    for name in _ABSENT_WHEN_NONE:
+        if document[name] is None:
+            del document[name]
+    return document
 
 
 def _make_counter(db: Db) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from infra.errors import InvalidInput
+from selection.fleet import exif
 
 PREVIEW_SHORT_SIDE = 336
 PREVIEW_QUALITY = 88
@@ -57,12 +59,16 @@ class DecodedImage:
         width: Of the whole image, in pixels, after EXIF orientation.
         height: Likewise.
         format: One of `EXTENSIONS`.
+        captured_at: What the camera's clock said, UTC.
+        location: Latitude and longitude in degrees, as the camera knew them.
     """
 
     pixels: Image.Image
     width: int
     height: int
     format: str
+    captured_at: datetime | None = None
+    location: tuple[float, float] | None = None
 
 
 def open_image(data: bytes, *, max_pixels: int, short_side: int | None = PREVIEW_SHORT_SIDE) -> DecodedImage:
@@ -90,12 +96,20 @@ def open_image(data: bytes, *, max_pixels: int, short_side: int | None = PREVIEW
     image_format = str(image.format)
     try:
         size = _decode(image, short_side=short_side if image_format in ("JPEG", "MPO") else None)
+        written = _exif(image)
         orientation = _orientation(image)
         pixels = _upright(_to_rgb(image), orientation)
     except Exception as exc:
         raise InvalidInput(f"the image is damaged or cut short: {_reason(exc)}") from exc
     width, height = size[::-1] if orientation in _SWAPS_SIDES else size
-    return DecodedImage(pixels=pixels, width=width, height=height, format=image_format)
+    return DecodedImage(
+        pixels=pixels,
+        width=width,
+        height=height,
+        format=image_format,
+        captured_at=exif.captured_at(written) if written is not None else None,
+        location=exif.location(written) if written is not None else None,
+    )
 
 
 def preview(pixels: Image.Image) -> bytes:
@@ -103,13 +117,23 @@ def preview(pixels: Image.Image) -> bytes:
 
     The user interface shows it and the encoders see it. The same pixels give the same bytes.
     """
+    return encode_preview(shrink(pixels))
+
+
+def shrink(pixels: Image.Image) -> Image.Image:
+    """The pixels of the preview, before they are encoded."""
     width, height = pixels.size
     factor = min(1.0, PREVIEW_SHORT_SIDE / min(width, height), _LONGEST_PREVIEW_SIDE / max(width, height))
-    if factor < 1.0:
-        size = (max(1, round(width * factor)), max(1, round(height * factor)))
-        pixels = pixels.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    if factor == 1.0:
+        return pixels
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return pixels.resize(size, Image.Resampling.HAMMING, reducing_gap=3.0)  # Less than half the time of LANCZOS.
+
+
+def encode_preview(small: Image.Image) -> bytes:
+    """The JPEG of pixels that `shrink` gave."""
     file = io.BytesIO()
-    pixels.save(file, format="JPEG", quality=PREVIEW_QUALITY)
+    small.save(file, format="JPEG", quality=PREVIEW_QUALITY)
     return file.getvalue()
 
 
@@ -125,6 +149,14 @@ def _decode(image: ImageFile, *, short_side: int | None) -> tuple[int, int]:
     return size
 
 
+def _exif(image: Image.Image) -> Image.Exif | None:
+    """None where the file has none, which is the usual case for a fleet's cameras."""
+    try:
+        return image.getexif() or None
+    except Exception:
+        return None
+
+
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
@@ -134,7 +166,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
     turn = _TURNS.get(orientation)
-    upright = image.copy() if turn is None else image.transpose(turn)
+    upright = image if turn is None else image.transpose(turn)
     upright.info.clear()  # Comments and profiles of the original must not travel into previews.
     return upright
 

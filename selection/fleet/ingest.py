@@ -11,9 +11,10 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,13 +22,17 @@ from pymongo import DESCENDING, IndexModel, UpdateOne
 from pymongo.errors import BulkWriteError
 
 from infra.database import Db, retrying
-from infra.errors import InvalidInput, NotFound
+from infra.errors import Denied, InvalidInput, NotFound
+from infra.lake import local_path
 from infra.logs import get_logger
 from infra.platform import Platform
-from selection.fleet import frames, images
+from selection.fleet import frames, images, statistics
 from selection.fleet.frames import Frame, FrameFacts, FrameId, Sighting
 from selection.fleet.metadata import FrameMetadata
 from selection.fleet.sources import Reject, SourceFile, Sources
+from selection.ingest import archives, manifests, registration
+from selection.ingest.manifests import ManifestEntry
+from selection.ingest.throttle import Throttle
 
 INDEXES: dict[str, list[IndexModel]] = {"rejects": [IndexModel([("seen_at", DESCENDING)])]}
 BATCH_FILES = 256
@@ -123,15 +128,20 @@ def ingest(
     *,
     site: str | None = None,
     metadata: Path | None = None,
+    in_place: bool = False,
+    max_mbps: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> IngestReport:
     """Takes images into the fleet. Running it again adds nothing; several may run at once, also on the same folder.
 
     Args:
         platform: Where the fleet lives.
-        sources: Folders, globs and single images, see `selection.fleet.sources`.
+        sources: Folders, globs and single images, see `selection.fleet.sources`, S3 prefixes, tar files, and
+            manifests, see `selection.ingest.manifests`.
+        in_place: Leave the originals where they are. Manifest lines that carry their digest are registered without reading a byte.
         site: Where the images come from, for those whose metadata does not say.
         metadata: A metadata list to use instead of those beside the images.
+        max_mbps: Read at most so many megabits a second.
         progress: Called with (files done, files in all).
     Raises:
         InvalidInput: A source or the metadata file does not exist.
@@ -139,13 +149,36 @@ def ingest(
     """
     started = time.monotonic()
     # Where we keep our own copies may lie below what was given, for example when that is the working directory.
-    walk = Sources(sources, metadata_file=metadata, excluded=_own_folders(platform))
+    lists = [Path(source).expanduser() for source in sources if manifests.is_manifest(source)]
+    tars = [Path(source).expanduser() for source in sources if archives.is_archive(source)]
+    if tars and in_place:
+        raise InvalidInput(f"what is inside {tars[0]} cannot stay in place; leave out --in-place", source=str(tars[0]))
+    prefixes = [source for source in sources if source.startswith("s3://")]
+    special = {*prefixes, *(s for s in sources if manifests.is_manifest(s) or archives.is_archive(s))}
+    others = [source for source in sources if source not in special]
+    walk: Iterable[SourceFile | Reject] = ()
+    if others or not special:
+        walk = Sources(others, metadata_file=metadata, excluded=_own_folders(platform))
     total = sum(1 for _ in walk) if progress is not None else 0
-    tally, done = _Tally(), 0
+    tally, done, throttle = _Tally(), 0, Throttle(max_mbps)
+
+    def registered(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, max(done, total))
+
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="ingest") as pool:
         try:
-            for batch in _batches(walk):
-                _take_in(platform, batch, site=site, pool=pool, tally=tally)
+            remote = (item for prefix in prefixes for item in _remote(platform, prefix))
+            packed = (item for archive in tars for item in archives.read(archive))
+            listed = (
+                item
+                for manifest in lists
+                for item in _listed(platform, manifest, site=site, in_place=in_place, tally=tally, report=registered)
+            )
+            for batch in _batches(chain(walk, remote, packed, listed)):
+                _take_in(platform, batch, site=site, in_place=in_place, throttle=throttle, pool=pool, tally=tally)
                 done += len(batch)
                 if progress is not None:
                     progress(done, max(done, total))
@@ -158,7 +191,7 @@ def ingest(
         sightings_added=tally.sightings_added,
         metadata_kept=tally.metadata_kept,
         repaired=tally.repaired,
-        ignored=walk.ignored,
+        ignored=walk.ignored if isinstance(walk, Sources) else 0,
         rejected_count=tally.rejected_count,
         rejected=tuple(tally.rejected),
         seconds=time.monotonic() - started,
@@ -204,18 +237,80 @@ def _batches(items: Iterable[SourceFile | Reject]) -> Iterator[list[SourceFile |
         yield batch
 
 
+def _remote(platform: Platform, prefix: str) -> Iterator[SourceFile]:
+    """The objects under an S3 prefix. One that vanishes between listing and reading becomes a reject."""
+    for uri, size_bytes in platform.objects.lake.list(prefix):
+        name = uri.removeprefix(prefix).lstrip("/") or uri.rpartition("/")[2]
+        if not name.rpartition("/")[2].startswith("."):
+            yield SourceFile(path=uri, name=name, size_bytes=size_bytes, said=FrameMetadata())
+
+
+def _listed(
+    platform: Platform,
+    manifest: Path,
+    *,
+    site: str | None,
+    in_place: bool,
+    tally: _Tally,
+    report: Callable[[int], None],
+) -> Iterator[SourceFile | Reject]:
+    """Registers the entries of a manifest that need not be read, and yields the others as files."""
+    waiting: list[ManifestEntry] = []
+    # One batch is parsed while the database takes the one before; one writer keeps rows in the manifest's order.
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="register") as writer:
+        writing: Future[registration.Registered] | None = None
+
+        def send() -> Future[registration.Registered]:
+            now = frames.to_the_millisecond(datetime.now(UTC))
+            return writer.submit(registration.register, platform, list(waiting), site=site, now=now)
+
+        def wait() -> None:
+            if writing is not None:
+                done = writing.result()
+                tally.added += done.added
+                tally.already_present += done.already_present
+                tally.sightings_added += done.sightings_added
+                report(done.added + done.already_present)
+
+        for item in manifests.read(manifest):
+            if isinstance(item, Reject):
+                yield item
+            elif in_place and item.digest is not None:
+                waiting.append(item)
+                if len(waiting) == registration.BATCH_ENTRIES:
+                    wait()
+                    writing = send()
+                    waiting.clear()
+            else:
+                local = local_path(item.uri)
+                path = item.uri if local is None else str(local)
+                yield SourceFile(
+                    path=path, name=item.name, size_bytes=item.size_bytes, said=item.said, digest=item.digest
+                )
+        wait()
+        writing = send() if waiting else None
+        wait()
+
+
 def _take_in(
     platform: Platform,
     batch: Sequence[SourceFile | Reject],
     *,
     site: str | None,
+    in_place: bool,
+    throttle: Throttle,
     pool: ThreadPoolExecutor,
     tally: _Tally,
 ) -> None:
     db, now = platform.database, frames.to_the_millisecond(datetime.now(UTC))
     files = [item for item in batch if isinstance(item, SourceFile)]
     rejects = [item for item in batch if isinstance(item, Reject)]
-    read = _split(pool.map(_read, files), rejects)
+
+    def read_one(file: SourceFile) -> _Read | Reject:
+        throttle.take(file.size_bytes)
+        return _read(platform, file)
+
+    read = _split(pool.map(read_one, files), rejects)
     present = retrying(lambda: frames.known(db, [one.frame_id for one in read]))
 
     tally.repaired += _repair(platform, {one.frame_id: one for one in read if one.frame_id in present}, pool=pool)
@@ -223,7 +318,9 @@ def _take_in(
     for one in read:
         if one.frame_id not in present:
             unseen.setdefault(one.frame_id, one)
-    stored = _split(pool.map(lambda one: _store(platform, one, site=site, now=now), unseen.values()), rejects)
+    stored = _split(
+        pool.map(lambda one: _store(platform, one, site=site, now=now, in_place=in_place), unseen.values()), rejects
+    )
     added = frames.register(db, stored)
 
     bad = unseen.keys() - {facts.frame_id for facts in stored}
@@ -236,7 +333,7 @@ def _take_in(
         elif one is not unseen[one.frame_id]:
             rejects.append(Reject(source=one.file.shown, reason=reasons[unseen[one.frame_id].file.shown]))
     sightings = [
-        Sighting(frame_id=one.frame_id, site=one.file.said.site or site, uri=Path(one.file.path).as_uri(), seen_at=now)
+        Sighting(frame_id=one.frame_id, site=one.file.said.site or site, uri=one.file.uri, seen_at=now)
         for one in accepted
     ]
     tally.sightings_added += retrying(lambda: frames.add_sightings(db, sightings))
@@ -246,7 +343,7 @@ def _take_in(
         1 for one in accepted if one.frame_id in present and _differs(one.file.said, present[one.frame_id], site=site)
     )
     tally.reject(rejects)
-    _keep_rejects(db, rejects, resolved=[one.file.shown for one in accepted], now=now)
+    keep_rejects(db, rejects, resolved=[one.file.shown for one in accepted], now=now)
 
 
 def _split(results: Iterable[T | Reject], rejects: list[Reject]) -> list[T]:
@@ -260,30 +357,42 @@ def _split(results: Iterable[T | Reject], rejects: list[Reject]) -> list[T]:
     return good
 
 
-def _read(file: SourceFile) -> _Read | Reject:
+def _read(platform: Platform, file: SourceFile) -> _Read | Reject:
     if file.size_bytes > LARGEST_FILE_BYTES:
         return Reject(source=file.shown, reason=f"the file is larger than {LARGEST_FILE_BYTES >> 20} MiB")
     try:
-        data = Path(file.path).read_bytes()
+        data = file.data if file.data is not None else _bytes_of(platform, file.path)
     except OSError as exc:
         return Reject(source=file.shown, reason=f"cannot be read: {exc.strerror}")
+    except (NotFound, Denied) as exc:
+        return Reject(source=file.shown, reason=exc.message)
     if not data:
         return Reject(source=file.shown, reason="the file is empty")
-    return _Read(file=file, data=data, digest=hashlib.sha256(data).hexdigest())
+    digest = hashlib.sha256(data).hexdigest()
+    if file.digest is not None and digest != file.digest:
+        reason = f"its bytes have the digest {digest}, but the manifest announces {file.digest}"
+        return Reject(source=file.shown, reason=reason)
+    return _Read(file=file, data=data, digest=digest)
 
 
-def _store(platform: Platform, one: _Read, *, site: str | None, now: datetime) -> FrameFacts | Reject:
+def _bytes_of(platform: Platform, path: str) -> bytes:
+    return platform.objects.lake.read(path) if path.startswith("s3://") else Path(path).read_bytes()
+
+
+def _store(platform: Platform, one: _Read, *, site: str | None, now: datetime, in_place: bool) -> FrameFacts | Reject:
     """Puts a new frame's files into the object store; its record comes later."""
     try:
         image = images.open_image(one.data, max_pixels=platform.settings.max_image_pixels)
-        small = images.preview(image.pixels)
+        pixels = images.shrink(image.pixels)
+        small = images.encode_preview(pixels)
     except InvalidInput as exc:
         return Reject(source=one.file.shown, reason=exc.message)
     said = one.file.said
     # Two digits of the id as folder keep local directories small enough to list.
     object_key = f"frames/{one.frame_id[:2]}/{one.frame_id}{images.EXTENSIONS[image.format]}"
     preview_key = f"previews/{one.frame_id[:2]}/{one.frame_id}.jpg"
-    platform.objects.put(object_key, one.data)
+    if not in_place:
+        platform.objects.put(object_key, one.data)
     platform.objects.put(preview_key, small)
     return FrameFacts(
         frame_id=one.frame_id,
@@ -292,17 +401,19 @@ def _store(platform: Platform, one: _Read, *, site: str | None, now: datetime) -
         height=image.height,
         format=image.format,
         size_bytes=len(one.data),
-        captured_at=said.captured_at,
+        captured_at=said.captured_at or image.captured_at,
         site=said.site or site,
         vehicle=said.vehicle,
         drive=said.drive,
         camera=said.camera,
-        location=said.location,
+        location=said.location or image.location,
         attributes=said.attributes,
         source=one.file.name,
         object_key=object_key,
         preview_key=preview_key,
         ingested_at=now,
+        object_uri=one.file.uri if in_place else None,
+        **statistics.measure(pixels).as_fields(),
     )
 
 
@@ -310,6 +421,8 @@ def _repair(platform: Platform, present: Mapping[FrameId, _Read], *, pool: Threa
     """Puts the files of known frames back where the object store has lost them or cut them short; returns how many."""
 
     def put_back(frame: Frame) -> bool:
+        if frame.object_uri is not None:
+            return False  # Registered in place: nothing of it was ever here.
         data = present[frame.frame_id].data
         try:
             whole = platform.objects.size(frame.object_key) == len(data)
@@ -329,7 +442,8 @@ def _differs(said: FrameMetadata, stored: dict[str, Any], *, site: str | None) -
     return any(new[name] and new[name] != stored.get(name) for name in stored)
 
 
-def _keep_rejects(db: Db, rejects: Sequence[Reject], *, resolved: Sequence[str], now: datetime) -> None:
+def keep_rejects(db: Db, rejects: Sequence[Reject], *, resolved: Sequence[str], now: datetime) -> None:
+    """Adds rejects to the list, each source once, and takes those off it that could be used this time."""
     if resolved and reject_count(db):
         gone = [_reject_id(path) for path in resolved]
         retrying(lambda: db.rejects.delete_many({"_id": {"$in": gone}}))

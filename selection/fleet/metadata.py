@@ -4,11 +4,12 @@
      "location": {"lat": 48.1, "lon": 11.6}, "attributes": {"weather": "rain"}}
 
 `file` is relative to the metadata's folder. All else may be missing. `sequence` is another name for `drive`. Unknown keys become
-attributes. Keys that hold answers (`LABEL_KEYS`) are dropped while the line is parsed: ingest must not know them.
+attributes. Keys that hold answers (`LABEL_KEYS`) are dropped at every depth before anything is made of a line: ingest must not know them.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -58,12 +59,30 @@ def parse_line(line: str | bytes) -> FrameMetadata:
     Raises:
         InvalidInput: What is wrong with it, without the line number.
     """
+    return read_entry(parse_object(line))
+
+
+def parse_object(line: str | bytes) -> dict[str, Any]:
+    """One line of JSON as an object without answers.
+
+    Raises:
+        InvalidInput: It is none.
+    """
     try:
-        entry = json.loads(line, object_pairs_hook=_without_answers, parse_constant=_refuse_constant)
+        entry = _DECODER.decode(line.decode() if isinstance(line, bytes) else line)
     except (ValueError, RecursionError) as exc:
         raise InvalidInput(f"not JSON ({str(exc).partition(': line')[0]})") from exc
     if not isinstance(entry, dict):
         raise InvalidInput("not a JSON object")
+    return entry
+
+
+def read_entry(entry: Mapping[str, Any]) -> FrameMetadata:
+    """What a line's object says about its file.
+
+    Raises:
+        InvalidInput: What is wrong with it.
+    """
     file = entry.get("file")
     if not isinstance(file, str) or not file or "\0" in file:
         raise InvalidInput("`file` is missing")
@@ -102,10 +121,6 @@ def valid_text(text: str) -> str:
     """Replaces what cannot be written in UTF-8 by question marks."""
     # Lone surrogates are legal in JSON and in file names, not in UTF-8.
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _without_answers(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {key: value for key, value in pairs if key not in LABEL_KEYS}
 
 
 def _refuse_constant(name: str) -> Any:
@@ -150,18 +165,24 @@ def _location(value: Any) -> tuple[float, float] | None:
 
 
 def _attributes(found: dict[str, Any]) -> dict[str, Any]:
+    if not found:
+        return {}
     attributes: dict[str, Any] = _storable(found)
-    if len(json.dumps(attributes)) > _LARGEST_ATTRIBUTES:
+    # Dumping costs more than all the rest, so the usual few short values are not measured.
+    small = len(attributes) <= 40 and all(
+        not isinstance(v, str | list | dict) or (isinstance(v, str) and len(v) < 300) for v in attributes.values()
+    )
+    if not small and len(json.dumps(attributes)) > _LARGEST_ATTRIBUTES:
         raise InvalidInput(f"the attributes are larger than {_LARGEST_ATTRIBUTES // 1024} KiB")
     return attributes
 
 
 def _storable(value: Any, depth: int = 0) -> Any:
-    """Turns JSON into what every document database keeps: field names without dots or dollars, integers of 64 bits, valid text."""
+    """Turns JSON into what every document database keeps, without answers: field names without dots or dollars, integers of 64 bits, valid text."""
     if depth > _DEEPEST:
         raise InvalidInput(f"the attributes are nested deeper than {_DEEPEST} levels")
     if isinstance(value, dict):
-        return {_field_name(key): _storable(one, depth + 1) for key, one in value.items()}
+        return {_field_name(key): _storable(one, depth + 1) for key, one in value.items() if key not in LABEL_KEYS}
     if isinstance(value, list):
         return [_storable(one, depth + 1) for one in value]
     if isinstance(value, str):
@@ -171,5 +192,9 @@ def _storable(value: Any, depth: int = 0) -> Any:
     return value
 
 
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+@functools.lru_cache(maxsize=4096)
 def _field_name(key: str) -> str:
     return re.sub(r"[.$\0:\s]+", "_", valid_text(key)).strip("_") or "_"

@@ -10,7 +10,7 @@ import glob
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from infra.errors import InvalidInput
@@ -25,15 +25,24 @@ class SourceFile:
     """A file that should be a frame.
 
     Attributes:
-        path: Absolute.
+        path: Absolute, or an `s3://` URI; of a file inside an archive, the archive's `file://` URI with the member as fragment.
         name: As its dataset calls it, relative; orders frames that have no time.
         said: What the metadata says about it; empty when there is none.
+        digest: SHA-256 that its bytes must have, where a manifest says so.
+        data: The bytes, of a file that cannot be read again from its path.
     """
 
     path: str
     name: str
     size_bytes: int
     said: FrameMetadata
+    digest: str | None = None
+    data: bytes | None = field(default=None, repr=False)
+
+    @property
+    def uri(self) -> str:
+        """Where it is, for its sighting."""
+        return self.path if self.path.startswith(("s3://", "file://")) else Path(self.path).as_uri()
 
     @property
     def shown(self) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from infra.errors import Conflict, InvalidInput
 from infra.platform import Platform
-from selection.fleet import frames, images
+from selection.fleet import frames, images, originals
 
 if TYPE_CHECKING:
     from selection.embedding.encoders import Encoder
@@ -182,8 +182,8 @@ def _cropped(platform: Platform, one: Example) -> Image.Image:
             f"which is {frame.width} x {frame.height} pixels",
             frame_id=frame.frame_id,
         )
-    whole = images.open_image(
-        platform.objects.get(frame.object_key), max_pixels=platform.settings.max_image_pixels
-    ).pixels
+    data = originals.read(platform.objects, object_key=frame.object_key, object_uri=frame.object_uri)
+    # The box is in pixels of the whole image, so it is not decoded at a reduced scale.
+    whole = images.open_image(data, max_pixels=platform.settings.max_image_pixels, short_side=None).pixels
     left, top = int(x0), int(y0)
     return whole.crop((left, top, max(left + 1, round(x1)), max(top + 1, round(y1))))

@@ -11,7 +11,7 @@ from starlette.responses import FileResponse, Response
 
 from annotation import batches, datasets, labels, tasks
 from infra.platform import Platform
-from selection.fleet import frames
+from selection.fleet import frames, originals
 from selection.fleet.frames import Frame
 from service.api.errors import RESPONSES
 from service.api.line import OneLine
@@ -132,6 +132,11 @@ def read_preview(frame_id: str, line: OneLine, if_none_match: str | None = Heade
     if if_none_match == etag:
         return Response(status_code=304, headers={"etag": etag, "cache-control": _FOR_EVER})
     frame = frames.get(line.platform.database, frame_id)
+    objects = line.platform.objects
+    if frame.object_uri is not None and not objects.exists(frame.preview_key):
+        originals.preview(
+            objects, preview_key=frame.preview_key, object_key=frame.object_key, object_uri=frame.object_uri
+        )
     return object_response(line.platform, frame.preview_key, media_type="image/jpeg", etag=etag)
 
 
@@ -156,7 +161,14 @@ def withdraw(frame_id: str, line: OneLine, undo: bool = False) -> WithdrawnOut:
 def image_response(platform: Platform, frame: Frame, *, etag: str, headers: dict[str, str] | None = None) -> Response:
     """The original bytes of a frame as an answer."""
     media_type = _MEDIA_TYPES.get(frame.format.upper(), f"image/{frame.format.lower()}")
-    return object_response(platform, frame.object_key, media_type=media_type, etag=etag, headers=headers)
+    if frame.object_uri is None:
+        return object_response(platform, frame.object_key, media_type=media_type, etag=etag, headers=headers)
+    sent = {"etag": etag, "cache-control": _FOR_EVER} | (headers or {})
+    path = originals.path(platform.objects, frame)
+    if path is not None:
+        return FileResponse(path, media_type=media_type, headers=sent)
+    data = originals.read(platform.objects, object_key=frame.object_key, object_uri=frame.object_uri)
+    return Response(data, media_type=media_type, headers=sent)
 
 
 def object_response(

@@ -30,12 +30,24 @@ def add_to(app: typer.Typer) -> None:
 
 
 def ingest(
-    sources: Annotated[list[str], typer.Argument(help="Folders, globs or images.", show_default=False)],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders, globs, images, tar files, s3:// prefixes or manifests (.jsonl, .csv, .parquet).",
+            show_default=False,
+        ),
+    ],
     site: Annotated[
         str | None, typer.Option(help="Where the images come from, for those whose metadata does not say.")
     ] = None,
     metadata: Annotated[
         Path | None, typer.Option(help="metadata.jsonl to use instead of the one beside the images.")
+    ] = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Leave the originals where they are instead of copying them.")
+    ] = False,
+    max_mbps: Annotated[
+        float | None, typer.Option("--max-mbps", help="Read at most so many megabits a second.", show_default=False)
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -43,7 +55,15 @@ def ingest(
     from selection.fleet.ingest import ingest as take_in
 
     with platform() as opened, progress_bar("ingesting") as progress:
-        report = take_in(opened, sources, site=site, metadata=metadata, progress=progress)
+        report = take_in(
+            opened,
+            sources,
+            site=site,
+            metadata=metadata,
+            in_place=in_place,
+            max_mbps=max_mbps,
+            progress=progress,
+        )
     show(report.as_json(), as_json=as_json, text=report.summary)
 
 
@@ -58,6 +78,7 @@ def embed(
     from selection.embedding import encoders
     from selection.embedding.embed import embed_missing
     from selection.embedding.index import VectorIndex
+    from selection.ingest.previews import see_missing
     from service.curator import Curator
 
     with platform() as opened, progress_bar("embedding") as progress:
@@ -66,6 +87,7 @@ def embed(
         encoder = Curator(opened).encoder()
         if encoder.notice:
             typer.echo(encoder.notice, err=True)
+        see_missing(opened, progress=progress)
         rows = embed_missing(opened, encoder, progress=progress)
         index = VectorIndex(opened, encoder.encoder_id)
         index.refresh()

@@ -1,0 +1,85 @@
+"""What the pixels of a frame say in a few numbers: brightness, sharpness, exposure and a perceptual hash."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+UNDEREXPOSED_BELOW = 5
+OVEREXPOSED_ABOVE = 250
+
+_HASH_SIDE = 8
+_HASH_SOURCE_SIDE = 32
+_LEVELS = np.arange(256)
+
+
+def _cosines() -> NDArray[np.float64]:
+    """The lowest eight rows of the DCT-II matrix of 32 samples; a constant factor a row does not move the median."""
+    k, n = np.arange(_HASH_SIDE)[:, None], np.arange(_HASH_SOURCE_SIDE)[None, :]
+    matrix: NDArray[np.float64] = np.cos(np.pi * (2 * n + 1) * k / (2 * _HASH_SOURCE_SIDE))
+    return matrix
+
+
+_COSINES = _cosines()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelStatistics:
+    """Named as in the frame's record.
+
+    Attributes:
+        perceptual_hash: 16 hex digits; frames that look alike differ in few bits.
+        brightness: Mean luma, 0..1.
+        sharpness: Variance of the Laplacian of the luma (0..255).
+        underexposed: Share of pixels with a luma below 5.
+        overexposed: Share of pixels with a luma above 250.
+    """
+
+    perceptual_hash: str
+    brightness: float
+    sharpness: float
+    underexposed: float
+    overexposed: float
+
+    def as_fields(self) -> dict[str, Any]:
+        """The fields of the frame's record."""
+        return asdict(self)
+
+
+def measure(pixels: Image.Image) -> PixelStatistics:
+    """Measures an upright RGB image, by convention the preview's pixels, so that sizes do not tell in the sharpness."""
+    luma = pixels.convert("L")
+    histogram = np.array(luma.histogram(), dtype=np.int64)
+    count = int(histogram.sum())
+    return PixelStatistics(
+        perceptual_hash=perceptual_hash(luma),
+        brightness=round(float(histogram @ _LEVELS) / (255 * count), 4),
+        sharpness=round(_laplacian_variance(np.asarray(luma)), 2),
+        underexposed=round(int(histogram[:UNDEREXPOSED_BELOW].sum()) / count, 4),
+        overexposed=round(int(histogram[OVEREXPOSED_ABOVE + 1 :].sum()) / count, 4),
+    )
+
+
+def perceptual_hash(luma: Image.Image) -> str:
+    """64 bits: which of the 8 x 8 lowest DCT coefficients of the image at 32 x 32 lie above their median.
+
+    Source: C. Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.1.
+    """
+    small = np.asarray(
+        luma.resize((_HASH_SOURCE_SIDE, _HASH_SOURCE_SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0), np.float64
+    )
+    low = (_COSINES @ small @ _COSINES.T).ravel().round(6)
+    bits = low > np.median(low[1:])
+    return np.packbits(bits).tobytes().hex()
+
+
+def _laplacian_variance(luma: NDArray[np.uint8]) -> float:
+    if min(luma.shape) < 3:
+        return 0.0
+    signed = luma.astype(np.int16)
+    edges = 4 * signed[1:-1, 1:-1] - signed[:-2, 1:-1] - signed[2:, 1:-1] - signed[1:-1, :-2] - signed[1:-1, 2:]
+    return float(edges.var(dtype=np.float32))

@@ -1,0 +1,79 @@
+"""Tar files as sources: read once from front to back, nothing is unpacked."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote
+
+from infra.errors import InvalidInput
+from selection.fleet import metadata
+from selection.fleet.metadata import METADATA_NAME, FrameMetadata
+from selection.fleet.sources import Reject, SourceFile
+
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+LARGEST_MEMBER_BYTES = 256 * 1024 * 1024
+
+_LARGEST_LIST_BYTES = 256 * 1024 * 1024
+
+
+def is_archive(source: str) -> bool:
+    """Whether a source that was named is a tar file."""
+    path = Path(source).expanduser()
+    return path.name.lower().endswith(SUFFIXES) and path.is_file()
+
+
+def read(archive: Path) -> Iterator[SourceFile | Reject]:
+    """Streams the files in it, in their order. A `metadata.jsonl` speaks for the files that come after it.
+
+    Members that point outside the archive, links and devices are rejects; so is the rest of an archive that is cut short.
+    """
+    base = archive.absolute().as_uri()
+    said: dict[str, FrameMetadata] = {}
+    try:
+        with tarfile.open(archive, mode="r|*") as tar:
+            for member in tar:
+                shown = metadata.valid_text(f"{archive}!{member.name}")
+                path = PurePosixPath(member.name)
+                if member.isdir() or path.name.startswith("."):
+                    continue
+                if path.is_absolute() or ".." in path.parts:
+                    yield Reject(source=shown, reason="its name points outside the archive")
+                elif not member.isfile():
+                    yield Reject(source=shown, reason="a link or device, not a file")
+                elif path.name == METADATA_NAME and member.size <= _LARGEST_LIST_BYTES:
+                    yield from _take_list(_bytes(tar, member), said, folder=path.parent, shown=shown)
+                elif member.size > LARGEST_MEMBER_BYTES:
+                    yield Reject(source=shown, reason=f"the file is larger than {LARGEST_MEMBER_BYTES >> 20} MiB")
+                else:
+                    name = metadata.valid_text(str(path))
+                    yield SourceFile(
+                        path=f"{base}#{quote(str(path), errors='replace')}",
+                        name=name,
+                        size_bytes=member.size,
+                        said=said.get(name, FrameMetadata()),
+                        data=_bytes(tar, member),
+                    )
+    except (tarfile.TarError, EOFError, OSError) as exc:
+        yield Reject(source=metadata.valid_text(str(archive)), reason=f"the archive is damaged or cut short: {exc}")
+
+
+def _take_list(data: bytes, said: dict[str, FrameMetadata], *, folder: PurePosixPath, shown: str) -> Iterator[Reject]:
+    for number, line in enumerate(data.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = metadata.parse_line(line)
+        except InvalidInput as exc:
+            yield Reject(source=f"{shown}:{number}", reason=f"bad metadata line {number}: {exc.message}")
+        else:
+            said[str(folder / entry.file)] = entry
+
+
+def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    data = file.read() if file is not None else b""
+    if len(data) != member.size:
+        raise tarfile.ReadError(f"{member.name} ends after {len(data)} of {member.size} bytes")
+    return data

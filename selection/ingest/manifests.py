@@ -1,0 +1,219 @@
+"""Manifests: JSON Lines, CSV or Parquet that name images by URI, each with what is known about it.
+
+    {"uri": "s3://lake/site/0001.jpg", "digest": "<sha256>", "width": 1920, "height": 1080, "drive": "d17", "speed_kph": 42}
+
+`uri` (or `source-ref`, or `file`) is a path, absolute or relative to the manifest, `file://...` or `s3://...`. All else may be missing;
+beside `digest` (or `sha256`), `width`, `height`, `format` and `size_bytes` the keys are those of `selection.fleet.metadata`.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from infra.errors import InvalidInput
+from infra.lake import s3_parts
+from selection.fleet import metadata
+from selection.fleet.metadata import METADATA_NAME, FrameMetadata
+from selection.fleet.sources import Reject
+
+SUFFIXES = (".jsonl", ".csv", ".parquet")
+
+_URI_KEYS = ("uri", "source-ref", "file")
+_OWN_KEYS = frozenset({*_URI_KEYS, "digest", "sha256", "width", "height", "format", "size_bytes"})
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d+)?([eE][+-]?\d{1,3})?")
+_PARQUET_ROWS = 10_000
+_LONGEST_SIDE = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestEntry:
+    """One line.
+
+    Attributes:
+        uri: `file://` or `s3://`.
+        name: As the manifest writes it.
+        digest: SHA-256 in hex, if the manifest says so.
+        width: Pixels; 0 where the manifest is silent.
+        height: Likewise.
+        format: As the decoder names it; empty where the manifest is silent.
+        size_bytes: 0 where the manifest is silent.
+    """
+
+    uri: str
+    name: str
+    digest: str | None
+    width: int
+    height: int
+    format: str
+    size_bytes: int
+    said: FrameMetadata
+
+
+def is_manifest(source: str) -> bool:
+    """Whether a source that was named is a manifest; a `metadata.jsonl` means the dataset it lies in."""
+    path = Path(source).expanduser()
+    return path.suffix.lower() in SUFFIXES and path.name != METADATA_NAME and path.is_file()
+
+
+def read(manifest: Path) -> Iterator[ManifestEntry | Reject]:
+    """Streams the entries, in order; a bad line is a reject that names its number, and the rest goes on.
+
+    Raises:
+        InvalidInput: The file cannot be read as what its name says.
+    """
+    home = f"{Path(os.path.abspath(manifest)).parent.as_uri()}/"  # Links in it are part of what was named.
+    folder = os.path.dirname(os.path.abspath(manifest))
+    for number, entry in _entries(manifest):
+        if isinstance(entry, Reject):
+            yield entry
+            continue
+        try:
+            yield _read_entry(entry, home=home, folder=folder)
+        except InvalidInput as exc:
+            yield _bad_line(manifest, number, exc.message)
+
+
+def _entries(manifest: Path) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
+    try:
+        match manifest.suffix.lower():
+            case ".parquet":
+                yield from _parquet(manifest)
+            case ".csv":
+                yield from _csv(manifest)
+            case _:
+                yield from _json_lines(manifest)
+    except (OSError, UnicodeError) as exc:
+        raise InvalidInput(f"cannot read the manifest {manifest}: {exc}") from exc
+
+
+def _json_lines(manifest: Path) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
+    with manifest.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield number, metadata.parse_object(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
+            except InvalidInput as exc:
+                yield number, _bad_line(manifest, number, exc.message)
+
+
+def _csv(manifest: Path) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
+    with manifest.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        if not set(header) & set(_URI_KEYS):
+            raise InvalidInput(f"the manifest {manifest} has no column `uri`; its first line must name the columns")
+        while True:
+            try:
+                cells = next(reader, None)
+            except csv.Error as exc:
+                yield reader.line_num, _bad_line(manifest, reader.line_num, str(exc))
+                continue
+            if cells is None:
+                return
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                reason = f"{len(cells)} values for {len(header)} columns"
+                yield reader.line_num, _bad_line(manifest, reader.line_num, reason)
+                continue
+            found = {key: _typed(key, cell) for key, cell in zip(header, cells, strict=True) if cell != ""}
+            yield reader.line_num, _with_location(found)
+
+
+def _parquet(manifest: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(manifest) as file:
+            number = 0
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+                names = batch.schema.names
+                for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    number += 1
+                    found = {key: _plain(value) for key, value in zip(names, values, strict=True) if value is not None}
+                    yield number, _with_location(found)
+    except pa.ArrowException as exc:
+        raise InvalidInput(f"the manifest {manifest} is not Parquet that can be read: {exc}") from exc
+
+
+def _read_entry(entry: Mapping[str, Any], *, home: str, folder: str) -> ManifestEntry:
+    written = next((entry[key] for key in _URI_KEYS if entry.get(key)), None)
+    if not isinstance(written, str) or "\0" in written:
+        raise InvalidInput("`uri` is missing")
+    digest = entry.get("digest") or entry.get("sha256")
+    if digest is not None:
+        digest = str(digest).lower().removeprefix("sha256:")
+        if not _DIGEST.fullmatch(digest):
+            raise InvalidInput("`digest` is not a SHA-256 of 64 hex digits")
+    described = {key: value for key, value in entry.items() if key not in _OWN_KEYS}
+    described["file"] = written
+    return ManifestEntry(
+        uri=_uri(written, home=home, folder=folder),
+        name=metadata.valid_text(written),
+        digest=digest,
+        width=_count(entry, "width", largest=_LONGEST_SIDE),
+        height=_count(entry, "height", largest=_LONGEST_SIDE),
+        format=str(entry.get("format") or "").upper()[:20],
+        size_bytes=_count(entry, "size_bytes", largest=2**50),
+        said=metadata.read_entry(described),
+    )
+
+
+def _uri(written: str, *, home: str, folder: str) -> str:
+    if written.startswith("s3://"):
+        s3_parts(written)
+        return metadata.valid_text(written)
+    if written.startswith("file://"):
+        return metadata.valid_text(written)
+    if "://" in written:
+        raise InvalidInput(f"`uri` {written[:80]!r} is neither a path, file:// nor s3://")
+    if written.isascii() and re.fullmatch(r"[A-Za-z0-9_/.-]+", written) and ".." not in written:
+        return f"file://{written}" if written.startswith("/") else home + written.removeprefix("./")
+    return Path(os.path.normpath(os.path.join(folder, written))).as_uri()
+
+
+def _count(entry: Mapping[str, Any], key: str, *, largest: int) -> int:
+    value = entry.get(key)
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= largest:
+        raise InvalidInput(f"`{key}` is not a whole number above 0")
+    return value
+
+
+def _typed(key: str, cell: str) -> Any:
+    """A CSV cell as number or truth value where it is written as one; names stay text."""
+    if key in ("site", "vehicle", "drive", "sequence", "camera", "captured_at", "digest", "sha256", *_URI_KEYS):
+        return cell
+    if found := _NUMBER.fullmatch(cell):
+        return float(cell) if found[2] or found[3] else int(cell)
+    return {"true": True, "false": False}.get(cell.lower(), cell)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
+    return value
+
+
+def _with_location(found: dict[str, Any]) -> dict[str, Any]:
+    """Columns have no objects: `lat` and `lon` beside one another are a location."""
+    if "location" not in found and "lat" in found and "lon" in found:
+        found["location"] = [found.pop("lat"), found.pop("lon")]
+    return found
+
+
+def _bad_line(manifest: Path, number: int, reason: str) -> Reject:
+    return Reject(source=f"{manifest}:{number}", reason=f"bad manifest line {number}: {reason}")

@@ -1,0 +1,207 @@
+"""Manifests and frames that stay where they are: registered without reading, seen later, readable all the while."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from infra import database as documents
+from infra import leases
+from infra.errors import InvalidInput
+from infra.platform import Platform
+from selection.fleet import frames, images, originals
+from selection.fleet import ingest as ingesting
+from selection.fleet.ingest import ingest
+from selection.fleet.sources import Reject
+from selection.ingest import manifests, registration
+from selection.ingest.manifests import ManifestEntry
+from selection.ingest.previews import Seen, see_missing
+
+
+@pytest.fixture
+def stores(platform: Platform) -> Platform:
+    documents.ensure_indexes(platform.database, frames.INDEXES | ingesting.INDEXES)
+    return platform
+
+
+def _jpeg(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="JPEG")
+    return file.getvalue()
+
+
+def _lake(folder: Path, count: int, *, digests: bool = True) -> Path:
+    """Images and a manifest that names them."""
+    folder.mkdir(parents=True)
+    lines = []
+    for seed in range(count):
+        data = _jpeg(seed)
+        (folder / f"{seed}.jpg").write_bytes(data)
+        digest = {"digest": hashlib.sha256(data).hexdigest()} if digests else {}
+        lines.append({"uri": f"{seed}.jpg", "drive": "d1", "speed_kph": 40 + seed, "classes": ["Car"], **digest})
+    manifest = folder / "list.jsonl"
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return manifest
+
+
+def test_lines_with_digests_are_registered_without_reading_a_byte(
+    stores: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = _lake(tmp_path / "lake", 5)
+    monkeypatch.setattr(registration, "BATCH_ENTRIES", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda self: pytest.fail(f"{self} was read"))
+        report = ingest(stores, [str(manifest)], site="ulm", in_place=True)
+        assert (report.added, report.already_present, report.sightings_added) == (5, 0, 5)
+        report = ingest(stores, [str(manifest)], site="ulm", in_place=True)
+        assert (report.added, report.already_present, report.sightings_added) == (0, 5, 0)
+    found = frames.by_rows(stores.database, range(5))
+    assert [one.source for one in found] == [f"{i}.jpg" for i in range(5)]
+    assert found[0].object_uri == (tmp_path / "lake/0.jpg").as_uri()
+    assert (found[0].site, found[0].drive, found[0].attributes) == ("ulm", "d1", {"speed_kph": 40})
+    assert [one.uri for one in frames.sightings_of(stores.database, found[0].frame_id)] == [found[0].object_uri]
+    assert not list(stores.objects.list("frames"))
+
+
+def test_a_known_frame_met_elsewhere_gains_a_sighting(stores: Platform, tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        ingest(stores, [str(_lake(tmp_path / place, 2))], in_place=True)
+    first = frames.by_rows(stores.database, [0])[0]
+    uris = [one.uri for one in frames.sightings_of(stores.database, first.frame_id)]
+    assert uris == [(tmp_path / place / "0.jpg").as_uri() for place in ("a", "b")]
+    assert frames.row_count(stores.database) == 2
+
+
+def test_frames_are_seen_later_and_say_so(stores: Platform, tmp_path: Path) -> None:
+    ingest(stores, [str(_lake(tmp_path / "lake", 3))], in_place=True)
+    (tmp_path / "lake/1.jpg").write_bytes(_jpeg(99))
+    (tmp_path / "lake/2.jpg").unlink()
+    assert see_missing(stores) == Seen(frames=1, broken=2)
+    assert see_missing(stores) == Seen(frames=0, broken=0)
+    seen, changed, _ = frames.by_rows(stores.database, range(3))
+    assert (seen.width, seen.height, seen.format, seen.size_bytes) == (64, 48, "JPEG", len(_jpeg(0)))
+    assert seen.changed_at is not None
+    assert seen.perceptual_hash is not None
+    assert stores.objects.exists(seen.preview_key)
+    reasons = {Path(one.source).name: one.reason for one in ingesting.list_rejects(stores.database)}
+    assert changed.digest in reasons["1.jpg"]
+    assert hashlib.sha256(_jpeg(99)).hexdigest() in reasons["1.jpg"]
+    assert "not there" in reasons["2.jpg"]
+
+
+def test_a_range_that_another_is_at_is_left_to_it(stores: Platform, tmp_path: Path) -> None:
+    ingest(stores, [str(_lake(tmp_path / "lake", 2))], in_place=True)
+    with leases.hold(stores.database, "see/0"):
+        assert see_missing(stores).frames == 0
+    assert see_missing(stores).frames == 2
+
+
+def test_without_digests_the_bytes_are_hashed_and_not_copied(stores: Platform, tmp_path: Path) -> None:
+    manifest = _lake(tmp_path / "lake", 2, digests=False)
+    assert ingest(stores, [str(manifest)], in_place=True).added == 2
+    frame = frames.by_rows(stores.database, [0])[0]
+    assert frame.digest == hashlib.sha256(_jpeg(0)).hexdigest()
+    assert not stores.objects.exists(frame.object_key)
+    assert frames.unseen_ranges(stores.database) == []
+    read = originals.read(stores.objects, object_key=frame.object_key, object_uri=frame.object_uri)
+    assert read == _jpeg(0)
+    assert originals.path(stores.objects, frame) == tmp_path / "lake/0.jpg"
+    assert stores.objects.get(originals.pin(stores.objects, frame)) == _jpeg(0)
+
+
+def test_pinning_refuses_a_file_that_changed(stores: Platform, tmp_path: Path) -> None:
+    ingest(stores, [str(_lake(tmp_path / "lake", 1))], in_place=True)
+    (tmp_path / "lake/0.jpg").write_bytes(_jpeg(5))
+    frame = frames.by_rows(stores.database, [0])[0]
+    with pytest.raises(InvalidInput, match=frame.digest):
+        originals.pin(stores.objects, frame)
+
+
+def test_copying_checks_the_digest_of_the_manifest(stores: Platform, tmp_path: Path) -> None:
+    manifest = _lake(tmp_path / "lake", 2)
+    (tmp_path / "lake/1.jpg").write_bytes(_jpeg(7))
+    report = ingest(stores, [str(manifest)])
+    assert (report.added, report.rejected_count) == (1, 1)
+    assert hashlib.sha256(_jpeg(7)).hexdigest() in report.rejected[0].reason
+    assert hashlib.sha256(_jpeg(1)).hexdigest() in report.rejected[0].reason
+    frame = frames.by_rows(stores.database, [0])[0]
+    assert stores.objects.get(frame.object_key) == _jpeg(0)
+
+
+def _read(manifest: Path) -> tuple[list[ManifestEntry], list[str]]:
+    items = list(manifests.read(manifest))
+    entries = [one for one in items if isinstance(one, ManifestEntry)]
+    return entries, [one.reason for one in items if isinstance(one, Reject)]
+
+
+def test_a_bad_line_is_named_by_its_number_and_the_rest_goes_on(tmp_path: Path) -> None:
+    manifest = tmp_path / "list.jsonl"
+    manifest.write_text(
+        '{"uri": "a.jpg"}\nnot json\n{"digest": "0"}\n{"uri": "b.jpg", "digest": "12"}\n'
+        '{"uri": "http://x/y.jpg"}\n{"uri": "c.jpg", "width": -1}\n\n{"source-ref": "s3://bucket/d.jpg"}\n'
+    )
+    entries, reasons = _read(manifest)
+    assert [one.uri for one in entries] == [(tmp_path / "a.jpg").as_uri(), "s3://bucket/d.jpg"]
+    expected = [(2, "not JSON"), (3, "`uri`"), (4, "`digest`"), (5, "neither"), (6, "`width`")]
+    for reason, (number, words) in zip(reasons, expected, strict=True):
+        assert f"line {number}" in reason
+        assert words in reason
+
+
+def test_csv_and_parquet_say_the_same_as_json(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    digest = hashlib.sha256(b"x").hexdigest()
+    line: dict[str, Any] = {
+        "uri": "ü/a b.jpg",
+        "digest": digest,
+        "width": 1920,
+        "drive": "007",
+        "captured_at": "2026-03-01T07:30:00+00:00",
+        "lat": 35.5,
+        "lon": 137.0,
+        "speed_kph": 42.5,
+    }
+    (tmp_path / "a.csv").write_text(f"{','.join(line)}\n{','.join(str(v) for v in line.values())}\nshort,line\n")
+    parquet.write_table(pa.table({key: [value] for key, value in line.items()}), tmp_path / "a.parquet")
+    described = {key: value for key, value in line.items() if key not in ("lat", "lon")} | {"location": [35.5, 137.0]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(described))
+    from_csv, reasons = _read(tmp_path / "a.csv")
+    assert "line 3: 2 values for 8 columns" in reasons[0]
+    assert from_csv == _read(tmp_path / "a.parquet")[0] == _read(tmp_path / "a.jsonl")[0]
+    assert from_csv[0].said.location == (35.5, 137.0)
+    assert from_csv[0].said.attributes == {"speed_kph": 42.5}
+    assert from_csv[0].uri == (tmp_path / "ü/a b.jpg").as_uri()
+
+
+def test_a_manifest_of_another_kind_than_its_name_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_text("text")
+    with pytest.raises(InvalidInput, match="not Parquet"):
+        list(manifests.read(tmp_path / "a.parquet"))
+    (tmp_path / "b.csv").write_text("name,size\na,1\n")
+    with pytest.raises(InvalidInput, match="no column `uri`"):
+        list(manifests.read(tmp_path / "b.csv"))
+
+
+def test_answers_never_reach_an_entry(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"uri": "a.jpg", "x": {"classes": ["Car"], "y": 1}, "mask": "m"}))
+    assert _read(tmp_path / "a.jsonl")[0][0].said.attributes == {"x": {"y": 1}}
+
+
+def test_previews_of_frames_in_place_are_made_on_demand(stores: Platform, tmp_path: Path) -> None:
+    ingest(stores, [str(_lake(tmp_path / "lake", 1))], in_place=True)
+    frame = frames.by_rows(stores.database, [0])[0]
+    made = originals.preview(
+        stores.objects, preview_key=frame.preview_key, object_key=frame.object_key, object_uri=frame.object_uri
+    )
+    assert images.open_image(made, max_pixels=10_000).width == 64
+    assert stores.objects.exists(frame.preview_key)

@@ -1,0 +1,35 @@
+"""The rate holds on a clock of the test's own."""
+
+from __future__ import annotations
+
+import pytest
+
+from infra.errors import InvalidInput
+from selection.ingest.throttle import Throttle
+
+
+def test_bytes_pass_at_the_rate_given() -> None:
+    now, waits = [0.0], []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        now[0] += seconds
+
+    throttle = Throttle(8.0, clock=lambda: now[0], sleep=sleep)
+    for _ in range(11):
+        throttle.take(500_000)
+    assert waits == pytest.approx([0.5] * 10), "8 Mbit/s are a million bytes a second"
+    now[0] += 100.0
+    throttle.take(500_000)
+    throttle.take(500_000)
+    assert waits[-1] == pytest.approx(0.5), "an idle time is not made up for"
+
+
+def test_without_a_limit_nothing_waits() -> None:
+    Throttle(None, sleep=lambda _: pytest.fail("waited")).take(10**12)
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan")])
+def test_a_rate_must_be_above_nothing(rate: float) -> None:
+    with pytest.raises(InvalidInput, match="max-mbps"):
+        Throttle(rate)
