@@ -131,6 +131,8 @@ class Curator:
         try:
             self.columns()
             if encoders.current_encoder_id(self._platform) is not None:
+                import torch  # noqa: F401  # Scans of the index are several times faster with it, and a frame looked for needs no encoder.
+
                 self.index()
                 self.encoder()
         except Exception as exc:
@@ -139,7 +141,7 @@ class Curator:
     def columns(self) -> Columns:
         """The filter columns as of now."""
         from selection.fleet.columns import Columns
-        from service.search_terms import LineTerms
+        from service.search_terms import ConceptTerms, LineTerms
 
         with self._columns_lock:
             is_new = self._columns is None
@@ -149,6 +151,7 @@ class Curator:
                     self._platform.database, cache=settings.home / "columns" / f"{self._platform.database.name}.npz"
                 )
                 self._columns.provide(LineTerms(self._platform))
+                self._columns.provide(ConceptTerms(self._platform, index=self.index))
             columns = self._columns
         if is_new or not columns.rows or not self._is_kept_fresh:
             columns.refresh()

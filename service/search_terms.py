@@ -3,6 +3,7 @@
 - `has:label`, `has:prediction`, `has:batch`; `label:car` and `label:TASK/car` for frames whose label holds a class
 - `in:BATCH` for the frames of a batch (a trailing star takes several)
 - `model:wrong` and `model:right`: labelled frames that the task's current model would label otherwise, or the same
+- `concept:NAME` for frames that more likely belong to a concept than not, see `selection.concepts`
 - `uncertain:>0.8`: entropy of the current model's prediction, of several tasks the highest; `entropy`, `margin` and `least_confidence` likewise
 """
 
@@ -15,16 +16,18 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from annotation import batches, tasks
-from infra.errors import InvalidInput
+from infra.errors import InvalidInput, NotFound
 from infra.platform import Platform
 from selection import shards
 from selection.columnar.recent import Recent
+from selection.concepts import concepts
 from training import models
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from selection.embedding.index import VectorIndex
     from selection.ranking.predictions import Predictions
 
 SCORE_KEYS = {"uncertain": "entropy", "entropy": "entropy", "margin": "margin", "least_confidence": "least_confidence"}
@@ -197,6 +200,47 @@ class LineTerms:
             if (model := models.current(db, task.task_id)) is not None
         ]
         return tuple((*one, shards.extent(db, "predictions", one[1])) for one in current)
+
+
+class ConceptTerms:
+    """The provider of `concept:NAME`. Safe to share between threads."""
+
+    provides: Sequence[str] = ("concept",)
+
+    def __init__(self, platform: Platform, *, index: Callable[[], VectorIndex]) -> None:
+        """Reads nothing yet.
+
+        Args:
+            platform: Where the concepts are kept.
+            index: Gives the vectors as of now.
+        """
+        self._platform = platform
+        self._index = index
+
+    def version(self, key: str) -> Hashable:
+        """Marks and vectors: either changes who belongs to a concept."""
+        del key
+        changed = self._platform.database.concepts.find({}, {"changed_at": 1}).sort("_id", 1)
+        return tuple((one["_id"], one["changed_at"]) for one in changed), self._index().size
+
+    def matches(self, key: str, value: str, *, is_prefix: bool, rows: int) -> NDArray[np.bool_] | None:
+        """Which rows belong to the concept, shape (rows,)."""
+        import numpy as np
+
+        del key
+        if is_prefix:
+            raise InvalidInput("concept: takes a whole name; `mlpl concept list` shows them")
+        try:
+            likely = concepts.scores(self._platform, value, np.arange(rows), index=self._index())
+        except NotFound as exc:
+            raise InvalidInput(f"{exc.message}; `mlpl concept list` shows the ones there are") from exc
+        belongs: NDArray[np.bool_] = likely > 0.5  # False where there is no vector.
+        return belongs
+
+    def numbers(self, key: str, *, rows: int) -> NDArray[np.float64] | None:
+        """None: a concept has a name before it has numbers."""
+        del key, rows
+        return None
 
 
 def _mask(chosen: Sequence[int], *, rows: int) -> NDArray[np.bool_]:

@@ -202,19 +202,12 @@ def numeric_column(columns: Any, key: str, rows: NDArray[np.int64]) -> NDArray[n
     """
     import numpy as np
 
-    codes, values = columns.codes(key)
-    numbers = np.full(len(values) + 1, np.nan)
-    for place, value in enumerate(values):
-        try:
-            numbers[place] = float(value)
-        except ValueError:
-            continue
-    numbers[~np.isfinite(numbers)] = np.nan
-    if len(values) and np.isnan(numbers).all():
-        raise InvalidInput(f"{COLUMN}{key} holds no numbers; its first value is {values[0]!r}")
+    numbers = columns.numbers(key)
+    if len(numbers) and np.isnan(numbers).all():
+        raise InvalidInput(f"{COLUMN}{key} holds no numbers")
     found = np.full(len(rows), np.nan)
-    inside = rows < len(codes)
-    found[inside] = numbers[codes[rows[inside]]]  # Code -1, no value, takes the last entry.
+    inside = rows < len(numbers)
+    found[inside] = numbers[rows[inside]]
     return found
 
 

@@ -56,6 +56,13 @@ def test_marking_ranking_and_asking(embedded: TestClient, platform: Platform, fl
     assert embedded.get("/api/v1/concepts/days/frames").status_code == 404
     assert embedded.post("/api/v1/concepts/nights", json={"yes": ["nothing"]}).status_code in (404, 422)
 
+    within = embedded.get("/api/v1/search", params={"where": "concept:nights"}).json()
+    assert {hit["row"] for hit in within["hits"]} == {2, 5, 8, 11}
+    assert within["total"] == embedded.get("/api/v1/facets", params={"where": "concept:nights"}).json()["total"] == 4
+    refused = embedded.get("/api/v1/search", params={"where": "concept:days"})
+    assert refused.status_code == 422
+    assert "mlpl concept list" in refused.json()["message"]
+
     task = tasks.create(platform.database, name="t1", kind="multilabel", classes=["car"], now=reconcile.now_utc())
     let_all_drives_train(platform.database, task_id="t1")
     plan = plans.parse({"version": 1, "scores": "concept:nights", "diversity": "none", "budget": 4, "evaluation": 0})
