@@ -203,8 +203,6 @@ def numeric_column(columns: Any, key: str, rows: NDArray[np.int64]) -> NDArray[n
     import numpy as np
 
     numbers = columns.numbers(key)
-    if len(numbers) and np.isnan(numbers).all():
-        raise InvalidInput(f"{COLUMN}{key} holds no numbers")
     found = np.full(len(rows), np.nan)
     inside = rows < len(numbers)
     found[inside] = numbers[rows[inside]]

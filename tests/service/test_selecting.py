@@ -82,10 +82,10 @@ def test_a_column_of_numbers_is_a_score(platform: Platform, fleet: list[Frame], 
     found = _outcome(platform, task, scores=[{"score": "column:speed", "order": "lowest"}], budget=2)
     assert [place.row for place in found.places] == [11, 10]
     assert found.places[0].reason == "column:speed 89.00 (rank 1 of 11)"
-    with pytest.raises(InvalidInput, match="holds no numbers"):
+    with pytest.raises(InvalidInput, match="has no numbers"):
         _outcome(platform, task, scores="column:weather")
-    with pytest.raises(InvalidInput, match="no key 'height'"):
-        _outcome(platform, task, scores="column:height")
+    with pytest.raises(InvalidInput, match="no key 'altitude'"):
+        _outcome(platform, task, scores="column:altitude")
 
 
 def test_doubtful_labels_are_found_and_asked_about_again(

@@ -112,7 +112,7 @@ def test_a_file_that_is_no_image_is_named(platform: Platform, tmp_path: Path) ->
 def test_hits_are_told_in_short_attributes() -> None:
     hit = {"rank": 1, "frame_id": "f", "score": 0.5, "drive": "d"}
     hit["attributes"] = {"license": "x" * 80, "weather": "rain", "boxes": [1], "lane": 2}
-    text = data._hits_text([hit], total=1)
+    text = data._hits_text([hit], total=1, group=None)
     assert "weather:rain lane:2" in text
     assert "license" not in text
     assert "boxes" not in text

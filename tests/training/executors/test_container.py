@@ -5,7 +5,9 @@ from pathlib import Path
 
 from obstore.store import LocalStore
 
+from infra.lake import Lake
 from infra.objects import ObjectStore
+from infra.settings import Settings
 from training.contract import Layout
 from training.executors import container
 from training.executors.protocol import JobSpec
@@ -14,7 +16,9 @@ from training.executors.protocol import JobSpec
 def test_a_remote_store_hands_over_the_frames_of_the_manifest_only(tmp_path: Path) -> None:
     (tmp_path / "bucket").mkdir()
     # A store that says it is not local, as a bucket does.
-    objects = ObjectStore(LocalStore(tmp_path / "bucket"), base_uri="s3://bucket/", root=None)
+    objects = ObjectStore(
+        LocalStore(tmp_path / "bucket"), base_uri="s3://bucket/", root=None, lake=Lake(Settings(home=tmp_path))
+    )
     for name in ("a", "b"):
         objects.put(f"frames/x/{name}.jpg", name.encode())
     lines = [json.dumps({"source-ref": "s3://bucket/frames/x/a.jpg"}), "no json", "{}"]
