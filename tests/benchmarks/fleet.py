@@ -7,10 +7,11 @@ document that the product makes itself, and a test compares the two. Whoever int
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,31 @@ def all_facts(rows: int, *, seed: int = 0) -> Iterator[FrameFacts]:
     fleet = ClipLike(rows=rows, seed=seed)
     for row, description in enumerate(described(fleet.drives(), seed=seed)):
         yield facts(row, description, seed=seed)
+
+
+def write_manifest(listed: Sequence[FrameFacts], path: Path) -> None:
+    """A Parquet manifest of frames that lie in a bucket, with what is known of each."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table(
+        {
+            "uri": [f"s3://fleet/{one.drive}/{one.frame_id}.jpg" for one in listed],
+            "digest": [one.digest for one in listed],
+            "width": [one.width for one in listed],
+            "height": [one.height for one in listed],
+            "format": [one.format for one in listed],
+            "size_bytes": [one.size_bytes for one in listed],
+            "captured_at": [one.captured_at.isoformat() if one.captured_at else None for one in listed],
+            "site": [one.site for one in listed],
+            "vehicle": [one.vehicle for one in listed],
+            "drive": [one.drive for one in listed],
+            "camera": [one.camera for one in listed],
+            "location": [list(one.location) if one.location else None for one in listed],
+            "attributes": [dict(one.attributes) for one in listed],
+        }
+    )
+    pq.write_table(table, path)
 
 
 def digest_of(row: int, *, seed: int = 0) -> str:

@@ -23,6 +23,7 @@ from infra.platform import Platform
 from infra.settings import Settings
 from selection import shards
 from selection.fleet import frames
+from selection.fleet import ingest as ingesting
 from selection.fleet.frames import FrameFacts
 from tests.benchmarks import fleet, measuring
 
@@ -118,6 +119,13 @@ def register(platform: Platform, facts: Sequence[FrameFacts], *, batch: int = 40
     """Takes in frames whose digests are known, without reading a pixel."""
     for start in range(0, len(facts), batch):
         frames.register(platform.database, facts[start : start + batch])
+
+
+def ingest_manifest(platform: Platform, manifest: Path, *, expected: int) -> None:
+    """Takes in what a manifest lists, in place, from opening the file to the last commit."""
+    report = ingesting.ingest(platform, [str(manifest)], in_place=True)
+    if report.added != expected:
+        raise AssertionError(f"{report.added} of {expected} frames were added: {report.rejected[:3]}")
 
 
 def store_vectors(platform: Platform, vectors_ND: NDArray[np.float16], *, producer: str) -> None:
