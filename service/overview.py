@@ -10,7 +10,8 @@ from infra.platform import Platform
 from selection import shards
 from selection.embedding import encoders, switching
 from selection.embedding.index import built_status
-from selection.fleet import frames, ingest
+from selection.fleet import frames
+from selection.ingest import ingest
 from training import models, provenance
 
 

@@ -15,7 +15,8 @@ from infra.settings import Settings
 from selection import shards
 from selection.concepts import concepts
 from selection.embedding import encoders
-from selection.fleet import frames, ingest
+from selection.fleet import frames
+from selection.ingest import ingest
 from selection.planning import saved_plans
 from selection.structure import projection
 from training import models, workflows

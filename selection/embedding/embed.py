@@ -17,7 +17,8 @@ from infra.errors import Denied, InvalidInput, NotFound
 from infra.logs import get_logger
 from infra.platform import Platform
 from selection import shards
-from selection.fleet import frames, images, originals
+from selection.fleet import frames, originals
+from selection.pixels import images
 
 if TYPE_CHECKING:
     import pyarrow as pa

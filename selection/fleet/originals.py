@@ -8,8 +8,8 @@ from pathlib import Path
 from infra.errors import InvalidInput, NotFound
 from infra.lake import local_path
 from infra.objects import ObjectStore
-from selection.fleet import images
 from selection.fleet.frames import FrameFacts
+from selection.pixels import images
 
 _NO_LIMIT = 2**62  # What is in the fleet has passed the limit, or is checked when its pixels are first seen.
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from infra.errors import InvalidInput
 from selection.fleet import metadata
 from selection.fleet.metadata import METADATA_NAME, FrameMetadata
-from selection.fleet.sources import Reject, SourceFile
+from selection.ingest.sources import Reject, SourceFile
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 LARGEST_MEMBER_BYTES = 256 * 1024 * 1024

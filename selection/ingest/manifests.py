@@ -21,7 +21,7 @@ from infra.errors import InvalidInput
 from infra.lake import s3_parts
 from selection.fleet import metadata
 from selection.fleet.metadata import METADATA_NAME, FrameMetadata
-from selection.fleet.sources import Reject
+from selection.ingest.sources import Reject
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 

@@ -13,9 +13,11 @@ from infra import leases
 from infra.errors import Denied, InvalidInput, NotFound
 from infra.logs import get_logger
 from infra.platform import Platform
-from selection.fleet import frames, images, ingest, originals, statistics
+from selection.fleet import frames, originals
 from selection.fleet.frames import Frame
-from selection.fleet.sources import Reject
+from selection.ingest import ingest
+from selection.ingest.sources import Reject
+from selection.pixels import images, statistics
 
 _log = get_logger(__name__)
 

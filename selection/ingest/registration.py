@@ -12,9 +12,10 @@ from datetime import datetime
 from infra.database import retrying
 from infra.errors import InvalidInput
 from infra.platform import Platform
-from selection.fleet import frames, images
+from selection.fleet import frames
 from selection.fleet.frames import FrameFacts, Sighting
 from selection.ingest.manifests import ManifestEntry
+from selection.pixels import images
 
 BATCH_ENTRIES = 10_000
 """Frames of one transaction: about 6 MB of the 32 MB that DocumentDB allows, and well below its minute."""

@@ -15,7 +15,8 @@ from PIL import Image
 
 from infra.errors import Conflict, InvalidInput
 from infra.platform import Platform
-from selection.fleet import frames, images, originals
+from selection.fleet import frames, originals
+from selection.pixels import images
 
 if TYPE_CHECKING:
     from selection.embedding.encoders import Encoder

@@ -52,7 +52,7 @@ def ingest(
     as_json: Json = False,
 ) -> None:
     """Takes images into the fleet; running it again adds nothing."""
-    from selection.fleet.ingest import ingest as take_in
+    from selection.ingest.ingest import ingest as take_in
 
     with platform() as opened, progress_bar("ingesting") as progress:
         report = take_in(
@@ -211,7 +211,7 @@ def rejects(
     as_json: Json = False,
 ) -> None:
     """Lists files that could not be taken in, newest first, with the reason."""
-    from selection.fleet.ingest import list_rejects
+    from selection.ingest.ingest import list_rejects
 
     with platform() as opened:
         found = [{"source": r.source, "reason": r.reason} for r in list_rejects(opened.database, limit=limit)]
@@ -281,7 +281,7 @@ def status(as_json: Json = False) -> None:
 def _check_image(opened: Platform, data: bytes, *, name: str) -> None:
     """Refuses what is no image before the encoder is loaded for it, and says which file it was."""
     from infra.errors import InvalidInput
-    from selection.fleet.images import open_image
+    from selection.pixels.images import open_image
 
     try:
         open_image(data, max_pixels=opened.settings.max_image_pixels)

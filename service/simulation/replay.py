@@ -25,7 +25,7 @@ from infra.settings import Settings
 from selection import shards
 from selection.embedding.embed import embed_missing
 from selection.fleet import frames
-from selection.fleet.ingest import ingest
+from selection.ingest.ingest import ingest
 from selection.planning.plan import NearDuplicates
 from selection.planning.selecting import select
 from selection.ranking.predictions import Predictions

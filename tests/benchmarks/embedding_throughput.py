@@ -24,7 +24,8 @@ from infra.objects import ObjectStore, open_objects
 from infra.platform import Platform
 from infra.settings import Settings
 from selection.embedding import embed, encoders
-from selection.fleet import frames, images
+from selection.fleet import frames
+from selection.pixels import images
 
 
 def main() -> None:

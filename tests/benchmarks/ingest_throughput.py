@@ -20,8 +20,8 @@ from PIL import Image
 
 from infra.platform import open_platform
 from infra.settings import Settings
-from selection.fleet import images
-from selection.fleet.ingest import ingest
+from selection.ingest.ingest import ingest
+from selection.pixels import images
 from service.production_line import prepare
 
 SIZES = ((1920, 1080), (3840, 2160))

@@ -23,8 +23,8 @@ from infra.platform import Platform
 from infra.settings import Settings
 from selection import shards
 from selection.fleet import frames
-from selection.fleet import ingest as ingesting
 from selection.fleet.frames import FrameFacts
+from selection.ingest import ingest as ingesting
 from tests.benchmarks import fleet, measuring
 
 ROOT = Path(__file__).parents[2]

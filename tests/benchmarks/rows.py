@@ -306,7 +306,8 @@ def mapping(bench: Bench) -> list[Row]:
 
 def ingesting(bench: Bench) -> list[Row]:
     """Files into the fleet, against reading, hashing and decoding the same files on the same cores."""
-    from selection.fleet import images, ingest
+    from selection.ingest import ingest
+    from selection.pixels import images
 
     found = []
     for width, height, count in ((1920, 1080, bench.images), (3840, 2160, max(4, bench.images // 3))):
@@ -351,7 +352,7 @@ def embedding(bench: Bench) -> list[Row]:
     from PIL import Image
 
     from selection.embedding import embed, encoders
-    from selection.fleet import ingest
+    from selection.ingest import ingest
 
     count = bench.images * 2
     folder = bench.home / "jpegs" / f"640x360-{count}"

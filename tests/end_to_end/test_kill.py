@@ -89,7 +89,7 @@ def test_killing_the_server_between_the_last_label_and_the_model_starts_one_trai
 def _start_a_batch(platform: Platform, simulated_frames: Path) -> None:
     """Everything up to the last label; what follows is the reconcilers' work."""
     from annotation.backends.simulated import SimulatedBackend
-    from selection.fleet.ingest import ingest
+    from selection.ingest.ingest import ingest
     from service import data_line, reconcile
     from service.curator import Curator
     from service.production_line import prepare

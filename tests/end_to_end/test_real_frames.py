@@ -8,7 +8,7 @@ import pytest
 
 from infra.platform import Platform
 from selection.embedding.embed import embed_missing
-from selection.fleet.ingest import ingest
+from selection.ingest.ingest import ingest
 from service.curator import Curator
 from service.production_line import prepare
 

@@ -17,8 +17,8 @@ from infra.platform import Platform
 from selection import shards
 from selection.embedding import embed
 from selection.fleet import frames
-from selection.fleet import ingest as ingesting
 from selection.fleet.frames import FrameFacts
+from selection.ingest import ingest as ingesting
 from selection.ranking import acquisition
 
 ENCODER = "enc-1"

@@ -15,7 +15,7 @@ from infra.database import Db
 from infra.platform import Platform
 from selection.fleet import frames
 from selection.fleet.frames import Frame
-from selection.fleet.ingest import ingest
+from selection.ingest.ingest import ingest
 from service.app import create_app
 from service.production_line import prepare
 

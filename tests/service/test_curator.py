@@ -12,7 +12,7 @@ from infra.errors import Conflict, InvalidInput
 from infra.platform import Platform
 from selection.embedding import embed
 from selection.fleet.frames import Frame
-from selection.fleet.ingest import ingest
+from selection.ingest.ingest import ingest
 from service.curator import Curator
 
 

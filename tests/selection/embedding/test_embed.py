@@ -18,7 +18,8 @@ from infra.errors import BackendUnavailable, StorageFull
 from selection import shards
 from selection.embedding import embed
 from selection.embedding.index import VectorIndex
-from selection.fleet import frames, images
+from selection.fleet import frames
+from selection.pixels import images
 
 
 class ColourEncoder:

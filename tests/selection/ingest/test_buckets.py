@@ -15,8 +15,8 @@ from infra.errors import NotFound
 from infra.objects import open_objects
 from infra.platform import Platform
 from selection.fleet import frames, originals
-from selection.fleet import ingest as ingesting
-from selection.fleet.ingest import ingest
+from selection.ingest import ingest as ingesting
+from selection.ingest.ingest import ingest
 
 
 @pytest.fixture(scope="module")

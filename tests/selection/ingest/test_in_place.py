@@ -16,13 +16,14 @@ from infra import database as documents
 from infra import leases
 from infra.errors import InvalidInput
 from infra.platform import Platform
-from selection.fleet import frames, images, originals
-from selection.fleet import ingest as ingesting
-from selection.fleet.ingest import ingest
-from selection.fleet.sources import Reject
+from selection.fleet import frames, originals
+from selection.ingest import ingest as ingesting
 from selection.ingest import manifests, registration
+from selection.ingest.ingest import ingest
 from selection.ingest.manifests import ManifestEntry
 from selection.ingest.previews import Seen, see_missing
+from selection.ingest.sources import Reject
+from selection.pixels import images
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from selection import shards
 from selection.embedding.encoders import Encoder
 from selection.embedding.index import VectorIndex
 from selection.fleet import frames
-from selection.fleet import ingest as ingesting
+from selection.ingest import ingest as ingesting
 from selection.ranking.examples import aim, frame_example
 
 

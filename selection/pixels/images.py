@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from infra.errors import InvalidInput
-from selection.fleet import exif
+from selection.pixels import exif
 
 PREVIEW_SHORT_SIDE = 336
 PREVIEW_QUALITY = 88

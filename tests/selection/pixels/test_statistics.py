@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from selection.fleet import statistics
+from selection.pixels import statistics
 
 
 def _scene(seed: int = 0, size: tuple[int, int] = (96, 64)) -> Image.Image:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import InvalidInput
-from selection.fleet.sources import Reject, SourceFile, Sources
+from selection.ingest.sources import Reject, SourceFile, Sources
 
 
 def _dataset(folder: Path, names: list[str], *, listed: list[str] | None = None) -> Path:

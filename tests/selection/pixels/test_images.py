@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from infra.errors import InvalidInput
-from selection.fleet import images
+from selection.pixels import images
 
 MAX_PIXELS = 10_000_000
 

@@ -26,13 +26,14 @@ from infra.errors import Denied, InvalidInput, NotFound
 from infra.lake import local_path
 from infra.logs import get_logger
 from infra.platform import Platform
-from selection.fleet import frames, images, statistics
+from selection.fleet import frames
 from selection.fleet.frames import Frame, FrameFacts, FrameId, Sighting
 from selection.fleet.metadata import FrameMetadata
-from selection.fleet.sources import Reject, SourceFile, Sources
 from selection.ingest import archives, manifests, registration
 from selection.ingest.manifests import ManifestEntry
+from selection.ingest.sources import Reject, SourceFile, Sources
 from selection.ingest.throttle import Throttle
+from selection.pixels import images, statistics
 
 INDEXES: dict[str, list[IndexModel]] = {"rejects": [IndexModel([("seen_at", DESCENDING)])]}
 BATCH_FILES = 256
@@ -136,7 +137,7 @@ def ingest(
 
     Args:
         platform: Where the fleet lives.
-        sources: Folders, globs and single images, see `selection.fleet.sources`, S3 prefixes, tar files, and
+        sources: Folders, globs and single images, see `selection.ingest.sources`, S3 prefixes, tar files, and
             manifests, see `selection.ingest.manifests`.
         in_place: Leave the originals where they are. Manifest lines that carry their digest are registered without reading a byte.
         site: Where the images come from, for those whose metadata does not say.

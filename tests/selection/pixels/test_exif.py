@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
-from selection.fleet import images
+from selection.pixels import images
 
 
 def _open(taken: dict[int, object], gps: dict[int, object]) -> images.DecodedImage:

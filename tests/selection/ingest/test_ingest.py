@@ -23,15 +23,16 @@ from PIL import Image
 from infra import database as documents
 from infra.errors import InvalidInput, StorageFull
 from infra.platform import Platform
-from selection.fleet import frames, images
-from selection.fleet import ingest as ingesting
-from selection.fleet.ingest import IngestReport, ingest
+from selection.fleet import frames
+from selection.ingest import ingest as ingesting
+from selection.ingest.ingest import IngestReport, ingest
+from selection.pixels import images
 
 PROGRAM = """
 import sys
 from infra.platform import open_platform
 from infra.settings import load
-from selection.fleet.ingest import ingest
+from selection.ingest.ingest import ingest
 with open_platform(load()) as platform:
     ingest(platform, sys.argv[1:])
 """
