@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Literal, NewType
 
-from pymongo import IndexModel
+from pymongo import IndexModel, ReplaceOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from annotation import labels, splits, tasks
@@ -125,7 +125,7 @@ def freeze(db: Db, objects: ObjectStore, *, task_id: str, columns: Columns, now:
     )
     data = manifest.encode()
     objects.put(version.manifest_key, data)
-    _insert_bindings(db, version.dataset_id, bindings)
+    _put_bindings(db, version.dataset_id, bindings)
     document = _to_document(version) | {"manifest_digest": hashlib.sha256(data).hexdigest()}
     with suppress(DuplicateKeyError):  # Another process may freeze the same bindings at the same moment.
         retrying(lambda: db.datasets.insert_one(document))
@@ -275,8 +275,8 @@ def _version(
     )
 
 
-def _insert_bindings(db: Db, dataset_id: DatasetId, bindings: Sequence[Binding]) -> None:
-    """Writes the bindings before the version's record, which commits them; what a killed freeze had written is met again."""
+def _put_bindings(db: Db, dataset_id: DatasetId, bindings: Sequence[Binding]) -> None:
+    """Writes the bindings before the version's record, which commits them."""
     documents = iter(
         {
             "_id": f"{dataset_id}/{binding.frame.frame_id}",
@@ -288,12 +288,14 @@ def _insert_bindings(db: Db, dataset_id: DatasetId, bindings: Sequence[Binding])
         for binding in bindings
     )
     while chunk := list(islice(documents, _CHUNK)):
-        retrying(functools.partial(_insert_missing, db, chunk))
+        retrying(functools.partial(_put, db, chunk))
 
 
-def _insert_missing(db: Db, documents: Sequence[Document]) -> None:
+def _put(db: Db, documents: Sequence[Document]) -> None:
+    """Replaces what a killed freeze left: the same answer may have come under another label's id since."""
+    changes = [ReplaceOne({"_id": document["_id"]}, document, upsert=True) for document in documents]
     try:
-        db.bindings.insert_many(documents, ordered=False)
+        db.bindings.bulk_write(changes, ordered=False)
     except BulkWriteError as exc:
         if any(error["code"] != _DUPLICATE_KEY for error in exc.details["writeErrors"]):
             raise

@@ -62,6 +62,26 @@ def test_the_same_bindings_give_the_same_version(
     assert db.datasets.count_documents({}) == 1
 
 
+def test_bindings_that_a_killed_freeze_left_are_replaced(
+    db: Db,
+    objects: ObjectStore,
+    fleet: Callable[..., list[Frame]],
+    task: Task,
+    label: Label,
+    open_batch: Callable[..., Batch],
+) -> None:
+    known = fleet(drives=8, per_drive=5)
+    open_batch(known)
+    label(known, "car")
+    version = freeze(db, objects, task)
+    sound = list(datasets.bindings_of(db, version.dataset_id))
+    # Killed before the record, and the same answer came under a new label's id since.
+    db.datasets.delete_one({"_id": version.dataset_id})
+    db.bindings.update_one({"frame_id": known[3].frame_id}, {"$set": {"label_id": "label-of-old"}})
+    assert freeze(db, objects, task) == version
+    assert list(datasets.bindings_of(db, version.dataset_id)) == sound
+
+
 def test_a_version_knows_where_its_frames_lay_after_the_home_was_moved(
     db: Db,
     objects: ObjectStore,
