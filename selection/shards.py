@@ -5,8 +5,9 @@ writer leaves a file that nobody reads and two writers never overwrite one anoth
 its record loses the record, and so its rows are a gap again that the reconcilers fill.
 
 Kinds: `vectors` (producer: an encoder) with `row: int64` and `vector: fixed_size_list<float16>[d]` of unit length, null where a frame
-cannot be encoded; `predictions` (producer: a model) with `row`, `probability: fixed_size_list<float32>[classes]` and one float32 column
-an acquisition score; `projections` (producer: an encoder and a way of projecting) with `row`, `x` and `y`, float32, null where there is no vector.
+cannot be encoded; `predictions` (producer: a model) with `row`, `probability: fixed_size_list<float32>[classes]`, one float32 column an
+acquisition score and what else the task's kind has, see `selection.scores.tables`; `projections` (producer: an encoder and a way of
+projecting) with `row`, `x` and `y`, float32, null where there is no vector.
 """
 
 from __future__ import annotations
@@ -222,7 +223,8 @@ def _check(table: pa.Table, *, kind: str, start: int, stop: int) -> None:
 def _to_bytes(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
     import pyarrow as pa
 
-    described = table.replace_schema_metadata(dict(metadata))
+    said = table.schema.metadata or {}
+    described = table.replace_schema_metadata(said | {key.encode(): value.encode() for key, value in metadata.items()})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, described.schema) as writer:
         writer.write_table(described)

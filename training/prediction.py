@@ -22,8 +22,7 @@ from infra.platform import Platform
 from selection import shards
 from selection.devices import torch_device
 from selection.fleet import frames
-from selection.ranking import acquisition
-from selection.scores import committee, gradients
+from selection.scores import tables
 from training.contract import ContractError, ModelConfig, TrainableKind
 
 if TYPE_CHECKING:
@@ -214,29 +213,14 @@ def prediction_table(opinion: Opinion, *, valid_N: NDArray[np.bool_], start: int
         start: Row of the first line.
         kind: Says how the scores read the probabilities.
     """
-    import pyarrow as pa
-
-    columns: dict[str, pa.Array] = {"row": pa.array(np.arange(start, start + len(valid_N), dtype=np.int64))}
-    values = pa.array(opinion.probability_NC.reshape(-1))
-    columns["probability"] = pa.FixedSizeListArray.from_arrays(
-        values, opinion.probability_NC.shape[1], mask=pa.array(~valid_N) if not valid_N.all() else None
+    return tables.of_probabilities(
+        opinion.probability_NC,
+        valid_N=valid_N,
+        start=start,
+        kind=kind,
+        passes_MNC=opinion.passes_MNC,
+        feature_rms_N=opinion.feature_rms_N,
     )
-    for name, score_V in _scores(opinion, valid_N, kind=kind).items():
-        score_N = np.zeros(len(valid_N), dtype=np.float32)
-        score_N[valid_N] = score_V
-        columns[name] = pa.array(score_N, mask=~valid_N)
-    return pa.table(columns)
-
-
-def _scores(opinion: Opinion, valid_N: NDArray[np.bool_], *, kind: TrainableKind) -> dict[str, NDArray[np.float32]]:
-    """Every score that a shard holds, of the valid frames alone."""
-    probability_VC = opinion.probability_NC[valid_N]
-    found = {name: score(probability_VC, kind=kind) for name, score in acquisition.SCORES.items()}
-    found["bald"] = committee.bald(opinion.passes_MNC[:, valid_N], kind=kind)
-    found["expected_gradient_length"] = gradients.expected_gradient_length(
-        probability_VC, kind=kind, feature_rms_N=opinion.feature_rms_N[valid_N]
-    )
-    return found
 
 
 def _report(progress: Callable[[int, int], None] | None, count: int, *, before: int, total: int) -> None:

@@ -104,6 +104,14 @@ SCORES: Mapping[str, Score] = {"least_confidence": least_confidence, "margin": m
 SHARD_SCORES: tuple[str, ...] = (*SCORES, "bald", "expected_gradient_length")
 """Every score column of the prediction shards of classification and multilabel models; the last two from `selection.scores`."""
 
+BOX_AGGREGATES: tuple[str, ...] = tuple(f"{name}_{how}" for name in SCORES for how in ("mean", "sum"))
+"""Further score columns of detection; there the plain name is the least certain box."""
+PIXEL_AGGREGATES: tuple[str, ...] = tuple(f"{name}_top" for name in SCORES)
+"""Further score columns of segmentation; there the plain name is the mean over the pixels."""
+
+MODEL_SCORES: tuple[str, ...] = (*SHARD_SCORES, *BOX_AGGREGATES, *PIXEL_AGGREGATES)
+"""Every score that the predictions of some model may hold."""
+
 
 def checked(probabilities_NC: NDArray[np.floating], *, kind: ProbabilityKind) -> NDArray[np.float64]:
     """The probabilities in double precision, clipped to [0, 1] after it was made sure that they are some, shape (N, C).

@@ -12,6 +12,7 @@ from selection.ranking.acquisition import SCORES, ProbabilityKind, unit
 
 BoxAggregation = Literal["max", "mean", "sum"]
 AGGREGATIONS: tuple[BoxAggregation, ...] = get_args(BoxAggregation)
+_STEPS = 200
 
 
 def frame_scores(
@@ -22,12 +23,16 @@ def frame_scores(
     score: str = "margin",
     aggregation: BoxAggregation = "max",
     kind: ProbabilityKind = "multilabel",
+    cut: float = 0.0,
 ) -> NDArray[np.float32]:
     """An acquisition score of each box, put together over the boxes of a frame.
 
-    `max`: the least certain box. `mean`: the typical box. `sum`: prefers frames with many uncertain boxes; as `1 - prod(1 - score)` it
-    stays in the unit interval and orders frames with few and doubtful boxes like the plain sum. A frame without boxes scores 0: a model
-    that sees nothing has no doubt to show, so mix in a random or diverse share for what it overlooks.
+    `max`: the least certain box. `mean`: the typical box. `sum`: prefers frames with many uncertain boxes; as `s / (1 + s)` it stays in
+    the unit interval, orders frames like the plain sum s, and tells thousands of boxes from hundreds.
+
+    A frame without boxes is not a certain one: the detector has only cut off what it was least sure of. Each frame may hide a box of any
+    confidence up to `cut`, whose mean score is what a frame without boxes gets, and the least that `max` gives and `sum` begins with. A
+    detector that reports everything from 0.05 on leaves little doubt by showing nothing, one that reports from 0.5 on leaves much.
 
     Source: Brust, Kaeding and Denzler, "Active Learning for Deep Object Detection", VISAPP 2019, section 3.2 (sum, average, maximum).
 
@@ -37,7 +42,8 @@ def frame_scores(
         frame_count: N.
         score: Name of a score in `acquisition.SCORES`.
         aggregation: How the boxes of a frame count.
-        kind: `multilabel` for sigmoid heads, `classification` for heads whose rows sum to one (background included).
+        kind: `multilabel` for sigmoid heads, `classification` for heads whose rows sum to one (background last).
+        cut: Confidence below which the detector reports no boxes, in [0, 1].
     Returns:
         Shape (N,), in [0, 1].
     Raises:
@@ -51,19 +57,42 @@ def frame_scores(
     if score not in SCORES:
         raise InvalidInput(f"there is no score {score!r} of boxes: choose {', '.join(SCORES)}")
     score_B = SCORES[score](box_probability_BC, kind=kind).astype(np.float64)
-    result_N: NDArray[np.float64]
+    hidden = _hidden_doubt(box_probability_BC.shape[1], score=score, kind=kind, cut=cut)
+    return put_together(score_B, frames_B, frame_count=frame_count, aggregation=aggregation, hidden=hidden)
+
+
+def put_together(
+    score_B: NDArray[np.floating],
+    frame_of_box_B: NDArray[np.integer],
+    *,
+    frame_count: int,
+    aggregation: BoxAggregation,
+    hidden: float = 0.0,
+) -> NDArray[np.float32]:
+    """Scores of boxes as scores of frames, see `frame_scores`.
+
+    Args:
+        score_B: Shape (B,), in [0, 1].
+        frame_of_box_B: Shape (B,), positions from 0 to `frame_count` - 1.
+        frame_count: N.
+        aggregation: How the boxes of a frame count.
+        hidden: What one box that is not reported would score.
+    Returns:
+        Shape (N,), in [0, 1].
+    Raises:
+        InvalidInput: Unknown aggregation.
+    """
     if aggregation == "max":
-        result_N = np.zeros(frame_count, dtype=np.float64)
-        np.maximum.at(result_N, frames_B, score_B)
-    elif aggregation == "mean":
-        counts_N = np.bincount(frames_B, minlength=frame_count)
-        result_N = np.bincount(frames_B, weights=score_B, minlength=frame_count) / np.maximum(counts_N, 1)
-    elif aggregation == "sum":
-        log_sure_B = np.log1p(-np.minimum(score_B, 1.0 - 1e-12))
-        result_N = -np.expm1(np.bincount(frames_B, weights=log_sure_B, minlength=frame_count))
-    else:
-        raise InvalidInput(f"there is no aggregation {aggregation!r} of boxes: choose {', '.join(AGGREGATIONS)}")
-    return unit(result_N)
+        result_N = np.full(frame_count, hidden, dtype=np.float64)
+        np.maximum.at(result_N, frame_of_box_B, score_B)
+        return unit(result_N)
+    sum_N = np.bincount(frame_of_box_B, weights=score_B, minlength=frame_count)
+    if aggregation == "mean":
+        count_N = np.bincount(frame_of_box_B, minlength=frame_count)
+        return unit(np.where(count_N > 0, sum_N / np.maximum(count_N, 1), hidden))
+    if aggregation == "sum":
+        return unit((hidden + sum_N) / (1.0 + hidden + sum_N))
+    raise InvalidInput(f"there is no aggregation {aggregation!r} of boxes: choose {', '.join(AGGREGATIONS)}")
 
 
 def label_disagreement(
@@ -92,7 +121,7 @@ def label_disagreement(
         In [0, 1]; 0 when nothing is predicted and nothing labelled.
     """
     best_B = predicted_probability_BC.max(axis=1) if len(predicted_probability_BC) else np.zeros(0)
-    same_BL = _iou(predicted_xyxy_px, labelled_xyxy_px) >= same_from_iou
+    same_BL = iou(predicted_xyxy_px, labelled_xyxy_px) >= same_from_iou
     overlooked = float(np.max(best_B[~same_BL.any(axis=1)], initial=0.0))
     doubts = [overlooked]
     for column, name in zip(same_BL.T, labelled_class_L.tolist(), strict=True):
@@ -105,7 +134,18 @@ def label_disagreement(
     return float(np.clip(max(doubts), 0.0, 1.0))
 
 
-def _iou(one_B4: NDArray[np.floating], other_L4: NDArray[np.floating]) -> NDArray[np.float64]:
+def _hidden_doubt(class_count: int, *, score: str, kind: ProbabilityKind, cut: float) -> float:
+    """The mean score of a box whose one class has a confidence anywhere between 0 and the cut."""
+    if not 0.0 <= cut <= 1.0:
+        raise InvalidInput(f"the confidence from which boxes are reported lies between 0 and 1, not at {cut}")
+    confidence_K = (np.arange(_STEPS) + 0.5) / _STEPS * cut
+    rows_KC = np.zeros((_STEPS, class_count))
+    rows_KC[:, -1] = 1.0 - confidence_K if kind == "classification" else 0.0
+    rows_KC[:, 0] = np.where(class_count == 1 and kind == "classification", 1.0, confidence_K)
+    return float(SCORES[score](rows_KC, kind=kind).mean())
+
+
+def iou(one_B4: NDArray[np.floating], other_L4: NDArray[np.floating]) -> NDArray[np.float64]:
     """Intersection over union, shape (B, L)."""
     one = np.asarray(one_B4, dtype=np.float64).reshape(-1, 1, 4)
     other = np.asarray(other_L4, dtype=np.float64).reshape(1, -1, 4)

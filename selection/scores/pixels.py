@@ -86,14 +86,21 @@ def grid_scores(
     count, height, width = _shape(probability_NHWC)[:3]
     if not (1 <= rows <= height and 1 <= columns <= width):
         raise InvalidInput(f"a grid of {rows} x {columns} cells does not fit {height} x {width} pixels")
+    result = np.zeros((count, rows, columns), dtype=np.float32)
+    for i, map_HW in enumerate(score_maps(probability_NHWC, score=score, kind=kind)):
+        result[i] = unit(cell_means(map_HW.astype(np.float64)[..., np.newaxis], rows=rows, columns=columns)[..., 0])
+    return result
+
+
+def cell_means(values_HWD: NDArray[np.float64], *, rows: int, columns: int) -> NDArray[np.float64]:
+    """The mean in each cell of a grid over one frame, shape (rows, columns, D); cells as in `grid_scores`."""
+    height, width = values_HWD.shape[:2]
     tops = np.arange(rows) * height // rows
     lefts = np.arange(columns) * width // columns
     cells = np.outer(np.diff(np.append(tops, height)), np.diff(np.append(lefts, width)))
-    result = np.zeros((count, rows, columns), dtype=np.float32)
-    for i, map_HW in enumerate(score_maps(probability_NHWC, score=score, kind=kind)):
-        sums = np.add.reduceat(np.add.reduceat(map_HW.astype(np.float64), tops, axis=0), lefts, axis=1)
-        result[i] = unit(sums / cells)
-    return result
+    sums = np.add.reduceat(np.add.reduceat(values_HWD, tops, axis=0), lefts, axis=1)
+    means: NDArray[np.float64] = sums / cells[..., np.newaxis]
+    return means
 
 
 def label_disagreement(

@@ -96,7 +96,7 @@ def test_boxes_are_put_together() -> None:
     }
     assert scored["max"] == pytest.approx([0, 0, 1, 0])
     assert scored["mean"] == pytest.approx([0, 0, 0.75, 0])
-    assert scored["sum"] == pytest.approx([0, 0, 1, 0])
+    assert scored["sum"] == pytest.approx([0, 0, 1.5 / 2.5, 0])
 
 
 @pytest.mark.parametrize("aggregation", boxes.AGGREGATIONS)
