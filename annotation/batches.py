@@ -150,6 +150,11 @@ def list_all(db: Db, *, task_id: str | None = None, states: Iterable[BatchState]
     return [_batch(document) for document in db.batches.find(query).sort("created_at", -1)]
 
 
+def ranked_by(db: Db, model_id: str) -> list[Batch]:
+    """Batches that were chosen by a model's predictions, newest first."""
+    return [_batch(document) for document in db.batches.find({"model_id": model_id}).sort("created_at", -1)]
+
+
 def frames_of(db: Db, batch_id: str, *, offset: int = 0, limit: int = 0) -> list[BatchFrame]:
     """Frames of a batch in rank order; `limit` 0 gives all from `offset`."""
     cursor = db.batch_frames.find({"batch_id": batch_id}).sort("rank", 1).skip(offset).limit(limit)

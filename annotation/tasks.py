@@ -16,7 +16,6 @@ from infra.errors import Conflict, InvalidInput, NotFound
 TaskId = NewType("TaskId", str)
 TaskKind = Literal["classification", "multilabel", "detection", "segmentation"]
 KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
-SERVED_KINDS: tuple[TaskKind, ...] = ("classification", "multilabel")
 
 _NAME = re.compile(r"[a-z0-9](?:-?[a-z0-9]){1,23}")
 _MAX_CLASSES = 500
@@ -95,14 +94,10 @@ def create(
         training: Hyperparameters of its trainings; see `set_training`.
 
     Raises:
-        InvalidInput: A definition that cannot work, or a kind that this version does not serve yet.
+        InvalidInput: A definition that cannot work.
         Conflict: A task of this name exists with another definition.
     """
     task = Task(task_id=TaskId(name), kind=cast(TaskKind, kind), classes=tuple(c.strip() for c in classes))
-    if task.kind not in SERVED_KINDS:
-        raise InvalidInput(
-            f"tasks of kind {task.kind} are not served yet; this version serves {' and '.join(SERVED_KINDS)}", kind=kind
-        )
     document = {
         "_id": task.task_id,
         "kind": task.kind,

@@ -111,6 +111,24 @@ def extent(db: Db, kind: ShardKind, producer: str) -> tuple[int, int]:
     return 0, 0
 
 
+def state(db: Db, kind: ShardKind, producer: str) -> tuple[int, int, datetime | None]:
+    """Changes whenever a shard of a producer comes, goes or is replaced: shards, rows, and when the newest was made."""
+    pipeline: list[Document] = [
+        {"$match": {"kind": kind, "producer": producer}},
+        {
+            "$group": {
+                "_id": None,
+                "shards": {"$sum": 1},
+                "rows": {"$sum": "$rows"},
+                "newest": {"$max": "$created_at"},
+            }
+        },
+    ]
+    for group in db.shards.aggregate(pipeline):
+        return int(group["shards"]), int(group["rows"]), group["newest"]
+    return 0, 0, None
+
+
 def row_total(db: Db, kind: ShardKind, producer: str) -> int:
     """How many rows a producer has values for."""
     return extent(db, kind, producer)[1]
@@ -131,20 +149,7 @@ def write(platform: Platform, kind: ShardKind, producer: str, start: int, stop: 
     Raises:
         InvalidInput: The table does not cover exactly the range.
     """
-    _check(table, kind=kind, start=start, stop=stop)
-    data = _to_bytes(table, {"kind": kind, "producer": producer, "format_version": str(FORMAT_VERSION)})
-    digest = hashlib.sha256(data).hexdigest()
-    shard = Shard(
-        kind=kind,
-        producer=producer,
-        start=start,
-        stop=stop,
-        rows=stop - start,
-        object_key=f"shards/{kind}/{_as_folder(producer)}/{start:012d}-{stop:012d}-{digest[:16]}.arrow",
-        digest=digest,
-        created_at=frames.to_the_millisecond(datetime.now(UTC)),
-    )
-    platform.objects.put(shard.object_key, data)
+    shard = _store(platform, kind, producer, start, stop, table)
     if _insert(platform.database, shard):
         return shard
     # The winner may have written the very same bytes under the very same name; those are its to keep.
@@ -152,6 +157,26 @@ def write(platform: Platform, kind: ShardKind, producer: str, start: int, stop: 
     if winner is not None and winner["object_key"] != shard.object_key:
         platform.objects.delete(shard.object_key)
     return None
+
+
+def replace(platform: Platform, old: Shard, table: pa.Table) -> Shard | None:
+    """Puts a table in the place of a shard whose rows have got values they lacked.
+
+    Readers see the old values or the new ones; a killed call leaves the old ones.
+
+    Returns:
+        The new record, or None when the old one was replaced or removed by someone else before: ours is discarded.
+    Raises:
+        InvalidInput: The table does not cover exactly the old one's range.
+    """
+    new = _store(platform, old.kind, old.producer, old.start, old.stop, table)
+    if new.digest == old.digest:
+        return old
+    changes = {name: value for name, value in asdict(new).items() if name in ("object_key", "digest", "created_at")}
+    wanted = {"_id": old.shard_id, "digest": {"$in": [old.digest, new.digest]}}
+    found = retrying(lambda: platform.database.shards.update_one(wanted, {"$set": changes}))
+    platform.objects.delete(old.object_key if found.matched_count else new.object_key)
+    return new if found.matched_count else None
 
 
 def read(platform: Platform, shard: Shard) -> pa.Table:
@@ -185,6 +210,25 @@ def remove(platform: Platform, kind: ShardKind, producer: str) -> int:
         platform.database.shards.delete_one({"_id": shard.shard_id, "digest": shard.digest})
         platform.objects.delete(shard.object_key)
     return len(found)
+
+
+def _store(platform: Platform, kind: ShardKind, producer: str, start: int, stop: int, table: pa.Table) -> Shard:
+    """Writes the file; nobody finds it before its record is there."""
+    _check(table, kind=kind, start=start, stop=stop)
+    data = _to_bytes(table, {"kind": kind, "producer": producer, "format_version": str(FORMAT_VERSION)})
+    digest = hashlib.sha256(data).hexdigest()
+    shard = Shard(
+        kind=kind,
+        producer=producer,
+        start=start,
+        stop=stop,
+        rows=stop - start,
+        object_key=f"shards/{kind}/{_as_folder(producer)}/{start:012d}-{stop:012d}-{digest[:16]}.arrow",
+        digest=digest,
+        created_at=frames.to_the_millisecond(datetime.now(UTC)),
+    )
+    platform.objects.put(shard.object_key, data)
+    return shard
 
 
 def _insert(db: Db, shard: Shard) -> bool:

@@ -22,6 +22,7 @@ from infra.errors import InvalidInput, NotFound
 from selection.fleet import frames
 from selection.fleet.frames import Frame
 from training import models, workflows
+from training.importing import importing
 from training.models import Model
 from training.workflows import Workflow
 
@@ -132,7 +133,13 @@ class _Tracer:
             self._add_model(models.get(self.db, workflow.model_id))
 
     def from_model(self, model_id: str) -> None:
-        self.from_workflow(models.get(self.db, model_id).workflow_id)
+        model = models.get(self.db, model_id)
+        if model.workflow_id is not None:
+            self.from_workflow(model.workflow_id)
+            return
+        self._add_model(model)
+        for batch in batches.ranked_by(self.db, model_id):
+            self._add_batch(batch)
 
     def _back_from_dataset(self, dataset_id: str) -> None:
         self._add_dataset(dataset_id)
@@ -201,8 +208,11 @@ class _Tracer:
             self.graph.link(workflow.baseline_model_id, workflow.workflow_id, "baseline")
 
     def _add_model(self, model: Model) -> None:
-        """A model brings its workflow along, so that every model in the graph tells its code and data."""
-        self.graph.add("model", model.model_id, **_model(model))
+        """A model brings its workflow along, so that every model in the graph tells its code and data; an imported one its files."""
+        imports = [asdict(one) for one in importing.imports_of(self.db, model.model_id)]
+        self.graph.add("model", model.model_id, **_model(model), imports=imports)
+        if model.workflow_id is None:
+            return
         self.graph.link(model.workflow_id, model.model_id, "output")
         if model.workflow_id not in self.graph.nodes:
             self._add_workflow(workflows.get(self.db, model.workflow_id))

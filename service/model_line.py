@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from annotation import labels, tasks
 from infra import leases
 from infra.database import Db
+from infra.errors import InvalidInput
 from infra.platform import Platform
 from training import models, workflows
+from training.contract import TRAINABLE_KINDS
 from training.executors.local import LocalExecutor
 from training.executors.protocol import Executor, JobRef
 from training.workflows import Workflow
@@ -34,10 +36,17 @@ def start_training(platform: Platform, *, task_id: str, hyperparameters: Mapping
 
     Raises:
         NotFound: No such task.
-        InvalidInput: A hyperparameter that no training would take.
+        InvalidInput: A kind of task that is not trained here, or a hyperparameter that no training would take.
     """
     db = platform.database
-    asked = {**tasks.get(db, task_id).training, **hyperparameters}
+    task = tasks.get(db, task_id)
+    if task.kind not in TRAINABLE_KINDS:
+        raise InvalidInput(
+            f"tasks of kind {task.kind} cannot be trained here yet, only {' and '.join(TRAINABLE_KINDS)}; "
+            f"train elsewhere and bring the predictions with `mlpl predictions import FILE --task {task_id} --model NAME`",
+            task_id=task_id,
+        )
+    asked = {**task.training, **hyperparameters}
     workflows.check_hyperparameters(asked)
     for before in workflows.list_all(db, task_id=task_id, unfinished=True):
         if before.cause["kind"] == "manual" and before.hyperparameters == asked:

@@ -20,6 +20,7 @@ from selection.ingest import ingest
 from selection.planning import saved_plans
 from selection.structure import projection
 from training import models, workflows
+from training.importing import importing
 
 _OWNERS = (
     frames,
@@ -35,6 +36,7 @@ _OWNERS = (
     datasets,
     models,
     workflows,
+    importing,
     simulated,
 )
 

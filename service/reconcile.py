@@ -85,7 +85,7 @@ def index(platform: Platform, curator: Curator) -> bool:
 
 
 def predict(platform: Platform) -> bool:
-    """Gives every row predictions from each task's current model."""
+    """Gives every row predictions from each task's current model; those of an imported one come with its files."""
     from selection import shards
     from selection.fleet import frames
 
@@ -93,14 +93,13 @@ def predict(platform: Platform) -> bool:
 
     def of_task(task: Task) -> bool:
         model = models.current(db, task.task_id)
-        if model is None or not shards.gaps(db, "predictions", model.model_id, frames.row_count(db)):
+        if model is None or model.origin == "imported":
+            return False
+        if not shards.gaps(db, "predictions", model.model_id, frames.row_count(db)):
             return False
         from training import prediction
 
-        rows = prediction.predict_missing(
-            platform, model_id=model.model_id, model_key=model.artifact_key, model_digest=model.artifact_digest
-        )
-        return rows > 0
+        return prediction.predict_with(platform, model) > 0
 
     return _each(tasks.list_all(db), of_task)
 

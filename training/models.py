@@ -1,18 +1,18 @@
-"""Models: what workflows registered, and which one of a task is current."""
+"""Models: what workflows registered or people brought the predictions of, and which one of a task is current."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, NewType
+from typing import Any, Literal, NewType
 
 from pymongo import IndexModel
 
 from annotation.datasets import DatasetId
 from annotation.tasks import TaskId
 from infra.database import Db, Document, transaction
-from infra.errors import NotFound
+from infra.errors import InvalidInput, NotFound
 from training.contract import Metrics
 
 ModelId = NewType("ModelId", str)
@@ -33,7 +33,7 @@ class Promotion:
     """
 
     promoted: bool
-    metric_name: str
+    metric_name: str | None
     candidate: float | None
     baseline: float | None
     baseline_model_id: str | None
@@ -42,9 +42,11 @@ class Promotion:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A trained CNN. Never changed after it was registered.
+    """A CNN: one that was trained here, or one of which only predictions are known. Never changed after it was registered.
 
     Attributes:
+        origin: `imported` models have predictions (see `training.importing`), but no workflow, dataset version, file or figures.
+        architecture: Of an imported model the name that it was given.
         artifact_key: Object key of `model.tar.gz`.
         artifact_digest: SHA-256 of that file.
         metrics: The job's `metrics.json`.
@@ -52,17 +54,28 @@ class Model:
 
     model_id: ModelId
     task_id: TaskId
-    workflow_id: str
-    dataset_id: DatasetId
+    origin: Literal["trained", "imported"] = "trained"
+    workflow_id: str | None = None
+    dataset_id: DatasetId | None = None
     architecture: str
     classes: tuple[str, ...]
-    artifact_key: str
-    artifact_digest: str
-    metric_name: str
-    metric: float | None
-    metrics: Metrics
+    artifact_key: str | None = None
+    artifact_digest: str | None = None
+    metric_name: str | None = None
+    metric: float | None = None
+    metrics: Metrics | None = None
     promotion: Promotion
     created_at: datetime
+
+    def __post_init__(self) -> None:
+        """Checks that a trained model can be traced and loaded.
+
+        Raises:
+            InvalidInput: It names no workflow, dataset version or file.
+        """
+        known = (self.workflow_id, self.dataset_id, self.artifact_key, self.artifact_digest)
+        if self.origin == "trained" and not all(known):
+            raise InvalidInput(f"model {self.model_id} was trained, but not all of where it came from is known")
 
 
 def decide_promotion(
@@ -103,15 +116,21 @@ def register(db: Db, model: Model) -> Model:
             return
         db.models.insert_one(_to_document(model), session=session)
         if model.promotion.promoted:
-            db.current_models.update_one(
-                {"_id": model.task_id},
-                {"$set": {"model_id": model.model_id, "since": model.created_at}},
-                upsert=True,
-                session=session,
-            )
+            _set_current(db, model, since=model.created_at, session=session)
 
     transaction(db, write)
     return get(db, model.model_id)
+
+
+def make_current(db: Db, model_id: str, *, now: datetime) -> Model:
+    """Makes a model its task's current one, whatever the figures say.
+
+    Raises:
+        NotFound: No such model.
+    """
+    model = get(db, model_id)
+    _set_current(db, model, since=now)
+    return model
 
 
 def get(db: Db, model_id: str) -> Model:
@@ -132,6 +151,12 @@ def current(db: Db, task_id: str) -> Model | None:
     return get(db, document["model_id"]) if document else None
 
 
+def current_trained(db: Db, task_id: str) -> Model | None:
+    """The task's current model where it can be evaluated beside a new one; None for an imported one, too."""
+    model = current(db, task_id)
+    return model if model is not None and model.origin == "trained" else None
+
+
 def current_ids(db: Db) -> set[str]:
     """The current model of every task."""
     return {document["model_id"] for document in db.current_models.find()}
@@ -143,6 +168,11 @@ def list_all(db: Db, *, task_id: str | None = None, dataset_ids: list[str] | Non
     if dataset_ids is not None:
         query["dataset_id"] = {"$in": dataset_ids}
     return [_from_document(document) for document in db.models.find(query).sort("created_at", -1)]
+
+
+def _set_current(db: Db, model: Model, *, since: datetime, session: Any = None) -> None:
+    change = {"$set": {"model_id": model.model_id, "since": since}}
+    db.current_models.update_one({"_id": model.task_id}, change, upsert=True, session=session)
 
 
 def _to_document(model: Model) -> Document:

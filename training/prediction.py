@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from training.models import Model
+
 log = get_logger(__name__)
 
 BATCH_FRAMES = 256
@@ -129,6 +131,27 @@ def load_predictor(platform: Platform, *, model_key: str, model_digest: str) -> 
     except ContractError as exc:
         raise InvalidInput(f"{model_key}: {exc}", key=model_key) from exc
     return Predictor(network, config=saved.config, device=device)
+
+
+def predict_with(platform: Platform, model: Model, *, progress: Callable[[int, int], None] | None = None) -> int:
+    """As `predict_missing`, with a model of the registry.
+
+    Raises:
+        InvalidInput: Only predictions of the model are known, not the model.
+    """
+    if model.artifact_key is None or model.artifact_digest is None:
+        raise InvalidInput(
+            f"model {model.model_id} was imported and cannot be run here; "
+            f"bring its predictions for new frames with `mlpl predictions import FILE --task {model.task_id}`",
+            model_id=model.model_id,
+        )
+    return predict_missing(
+        platform,
+        model_id=model.model_id,
+        model_key=model.artifact_key,
+        model_digest=model.artifact_digest,
+        progress=progress,
+    )
 
 
 def predict_missing(

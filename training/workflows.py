@@ -250,7 +250,7 @@ def _freeze(run: _Run, workflow: Workflow) -> Document | None:
 def _train(run: _Run, workflow: Workflow) -> Document | None:
     db = run.platform.database
     if workflow.job is None:
-        baseline = models.current(db, workflow.task_id)
+        baseline = models.current_trained(db, workflow.task_id)
         spec = _job_spec(run, workflow, baseline=baseline)
         record = {
             "job": asdict(spec),
@@ -308,7 +308,7 @@ def _register(run: _Run, workflow: Workflow) -> Document | None:
     evaluated = workflow.step("evaluate").outputs
     status = _finished_job(run, workflow)
     assert status.metrics is not None
-    now_current = models.current(db, workflow.task_id)
+    now_current = models.current_trained(db, workflow.task_id)
     model_id = ModelId(f"model-{workflow.workflow_id.removeprefix('wf-')}")
     hyperparameters = Hyperparameters.parse(trained["hyperparameters"])
     if now_current is not None and now_current.model_id not in (model_id, evaluated["baseline_model_id"]):
@@ -353,9 +353,7 @@ def _predict(run: _Run, workflow: Workflow) -> Document | None:
     if model is None or model.model_id != workflow.model_id:
         return {"rows": 0, "note": "the model did not become current, so it predicts nothing"}
     fleet = frames.row_count(db)
-    prediction.predict_missing(
-        run.platform, model_id=model.model_id, model_key=model.artifact_key, model_digest=model.artifact_digest
-    )
+    prediction.predict_with(run.platform, model)
     if shards.gaps(db, "predictions", model.model_id, fleet):
         return None  # Another process is at the rest; who chooses a batch next wants all of it.
     return {"rows": shards.row_total(db, "predictions", model.model_id)}
@@ -381,7 +379,7 @@ def _job_spec(run: _Run, workflow: Workflow, *, baseline: Model | None) -> JobSp
         channels[INITIAL_CHANNEL] = backbone_key(run.platform)
     elif initial not in (None, "none"):
         channels[INITIAL_CHANNEL] = initial if "://" not in initial else objects.key_of(initial)
-    if baseline is not None:
+    if baseline is not None and baseline.artifact_key is not None:
         channels[BASELINE_CHANNEL] = baseline.artifact_key
     required = Hyperparameters(
         task=version.task_id,

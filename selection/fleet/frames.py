@@ -185,6 +185,15 @@ def get_many(db: Db, ids: Iterable[FrameId]) -> dict[FrameId, Frame]:
     return found
 
 
+def rows_of(db: Db, ids: Iterable[FrameId]) -> dict[FrameId, int]:
+    """The rows of frames by full id; ids that do not exist are left out."""
+    return {
+        document["_id"]: int(document["row"])
+        for batch in _batched(dict.fromkeys(ids))
+        for document in db.frames.find({"_id": {"$in": batch}}, {"row": 1})
+    }
+
+
 def by_rows(db: Db, rows: Iterable[int]) -> list[Frame]:
     """Fetches frames by row, in the order of the rows given.
 
@@ -368,6 +377,13 @@ def sightings_of(db: Db, frame_id: FrameId) -> list[Sighting]:
         first = Sighting(frame_id=frame_id, site=frame["site"], uri=uri, seen_at=frame["ingested_at"])
         sightings = [first, *(one for one in sightings if (one.site, one.uri) != (first.site, uri))]
     return sightings
+
+
+def sighting_uris(db: Db, ids: Iterable[FrameId]) -> Iterator[tuple[FrameId, str]]:
+    """Frame and address of every sighting of frames; in-place originals are in their records, see `sightings_of`."""
+    for batch in _batched(dict.fromkeys(ids)):
+        for document in db.sightings.find({"frame_id": {"$in": batch}}, {"_id": 0, "frame_id": 1, "uri": 1}):
+            yield document["frame_id"], document["uri"]
 
 
 def unseen_ranges(db: Db) -> list[tuple[int, int]]:

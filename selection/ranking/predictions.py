@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,9 @@ from infra.errors import InvalidInput
 from infra.platform import Platform
 from selection import shards
 from selection.growing_array import GrowingArray
-from selection.ranking.acquisition import SHARD_SCORES
 from selection.shards import Shard
+
+_HOW_TO_GET = {"bald": "; it needs several passes or models: train once more, or import predictions with `passes`"}
 
 
 class Predictions:
@@ -24,13 +26,13 @@ class Predictions:
         self._platform = platform
         self.model_id = model_id
         self._seen: set[tuple[str, str]] = set()
-        self._extent = (0, 0)
+        self._state: tuple[int, int, datetime | None] = (0, 0, None)
         self._scores: dict[str, GrowingArray[np.float32]] = {}
 
     def refresh(self) -> None:
         """Takes in the scores of shards committed since the last time. A corrupt one is left out until it was made again."""
         database = self._platform.database
-        if shards.extent(database, "predictions", self.model_id) == self._extent:
+        if shards.state(database, "predictions", self.model_id) == self._state:
             return
         taken: list[Shard] = []
         for record in shards.records(database, "predictions", self.model_id):
@@ -48,7 +50,8 @@ class Predictions:
             self._seen.add((record.shard_id, record.digest))
             taken.append(record)
         # A corrupt one does not count, so that its replacement is noticed.
-        self._extent = (len(taken), sum(record.rows for record in taken))
+        newest = max((record.created_at for record in taken), default=None)
+        self._state = (len(taken), sum(record.rows for record in taken), newest)
 
     def known(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of the rows the model has seen and could read; shape as `rows`."""
@@ -74,7 +77,7 @@ class Predictions:
             held = ", ".join(self._scores) or "none yet"
             raise InvalidInput(
                 f"the predictions of model {self.model_id} hold no score {name!r}; they hold {held}"
-                + ("; models predict it from now on, so train once more" if name in SHARD_SCORES else "")
+                + _HOW_TO_GET.get(name, "")
             )
         return _at(self._scores[name].all, rows)
 

@@ -180,40 +180,50 @@ def of_pixels(summaries: Sequence[PixelSummary | None], *, start: int, classes: 
     return table.append_column("mask_key", pa.array([one and one.mask_key for one in summaries], type=pa.string()))
 
 
-def summarise_pixels(probability_MHWC: NDArray[np.floating], *, mask_key: str | None = None) -> PixelSummary:
+def summarise_pixels(
+    probability_MHWC: NDArray[np.floating], *, ignore_HW: NDArray[np.bool_] | None = None, mask_key: str | None = None
+) -> PixelSummary:
     """What is kept of one frame's pixels.
 
     Args:
         probability_MHWC: Shape (M, H, W, C), M passes or models; rows sum to one.
+        ignore_HW: True where a pixel does not count.
         mask_key: See `PixelSummary`.
     Raises:
         InvalidInput: Probabilities that cannot be.
     """
-    mean_1HWC = probability_MHWC.mean(axis=0, dtype=np.float64)[np.newaxis]
-    _, height, width, class_count = mean_1HWC.shape
-    rows, columns = min(GRID, height), min(GRID, width)
+    mean_HWC = probability_MHWC.mean(axis=0, dtype=np.float64)
+    height, width, class_count = mean_HWC.shape
+    known_HW = np.ones((height, width), dtype=bool) if ignore_HW is None else ~ignore_HW
+    known_MKC = probability_MHWC[:, known_HW]
     scores = {
         name if how == "mean" else f"{name}_{how}": float(
-            pixels.frame_scores(mean_1HWC, score=name, aggregation=how)[0]
+            pixels.frame_scores(mean_HWC[np.newaxis], score=name, aggregation=how, ignore_NHW=~known_HW[np.newaxis])[0]
         )
         for name in SCORES
         for how in pixels.AGGREGATIONS
     }
-    flat = probability_MHWC.reshape(len(probability_MHWC), -1, class_count)
-    scores["expected_gradient_length"] = float(
-        gradients.expected_gradient_length(mean_1HWC.reshape(-1, class_count), kind="classification").mean()
+    scores["expected_gradient_length"] = _mean(
+        gradients.expected_gradient_length(mean_HWC[known_HW], kind="classification")
     )
-    if len(flat) > 1:
-        scores["bald"] = float(committee.bald(flat, kind="classification").mean())
-    cells = pixels.cell_means(mean_1HWC[0], rows=rows, columns=columns)
-    entropy_grid = pixels.grid_scores(mean_1HWC, rows=rows, columns=columns)[0]
+    if len(known_MKC) > 1:
+        scores["bald"] = _mean(committee.bald(known_MKC, kind="classification"))
+    entropy_HW = pixels.score_maps(mean_HWC[np.newaxis], score="entropy")[0]
+    stacked = np.concatenate([mean_HWC, entropy_HW[..., np.newaxis], np.ones((height, width, 1))], axis=-1)
+    stacked[~known_HW] = 0.0
+    cells = pixels.cell_means(stacked, rows=min(GRID, height), columns=min(GRID, width))
+    cells = cells[..., :-1] / np.maximum(cells[..., -1:], 1e-12)
     return PixelSummary(
         scores=scores,
-        presence_C=cells.reshape(-1, class_count).max(axis=0).astype(np.float32),
-        share_C=mean_1HWC.reshape(-1, class_count).mean(axis=0).astype(np.float32),
-        entropy_grid=_enlarged(entropy_grid),
+        presence_C=cells[..., :-1].reshape(-1, class_count).max(axis=0).astype(np.float32),
+        share_C=(stacked[..., :class_count].sum(axis=(0, 1)) / max(1, known_HW.sum())).astype(np.float32),
+        entropy_grid=_enlarged(cells[..., -1].astype(np.float32)),
         mask_key=mask_key,
     )
+
+
+def _mean(values: NDArray[np.float32]) -> float:
+    return float(values.mean()) if len(values) else 0.0
 
 
 def _enlarged(grid: NDArray[np.float32]) -> NDArray[np.float32]:

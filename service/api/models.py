@@ -1,10 +1,10 @@
-"""Models: what workflows registered."""
+"""Models: what workflows registered or predictions were imported of."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel
@@ -21,7 +21,7 @@ class PromotionOut(BaseModel):
     """Why the model became current, or did not; both figures are for the same frames."""
 
     promoted: bool
-    metric_name: str
+    metric_name: str | None
     candidate: float | None
     baseline: float | None
     baseline_model_id: str | None
@@ -29,19 +29,20 @@ class PromotionOut(BaseModel):
 
 
 class ModelOut(BaseModel):
-    """A model. `metrics` is the training job's whole report."""
+    """A model. `metrics` is the training job's whole report. Of an `imported` one only predictions are known."""
 
     model_id: str
     task_id: str
-    workflow_id: str
-    dataset_id: str
+    origin: Literal["trained", "imported"]
+    workflow_id: str | None
+    dataset_id: str | None
     architecture: str
     classes: list[str]
-    artifact_key: str
-    artifact_digest: str
-    metric_name: str
+    artifact_key: str | None
+    artifact_digest: str | None
+    metric_name: str | None
     metric: float | None
-    metrics: dict[str, Any]
+    metrics: dict[str, Any] | None
     promotion: PromotionOut
     current: bool
     created_at: datetime

@@ -31,7 +31,7 @@ def add_to(app: typer.Typer) -> None:
 @task_app.command("create")
 def create_task(
     name: Annotated[str, typer.Argument(help="Lower-case letters, digits and hyphens.", show_default=False)],
-    kind: Annotated[str, typer.Option(help="classification or multilabel.")],
+    kind: Annotated[str, typer.Option(help="classification, multilabel, detection or segmentation.")],
     classes: Annotated[str, typer.Option(help="Class names, separated by commas.")],
     set_: Hyperparameters = None,
     as_json: Json = False,

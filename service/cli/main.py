@@ -11,7 +11,19 @@ from typing import Annotated
 
 import typer
 
-from service.cli import data, demo, finding, labelling, model_line, planning, serving, simulating, structure, tracing
+from service.cli import (
+    data,
+    demo,
+    finding,
+    labelling,
+    model_line,
+    planning,
+    predictions,
+    serving,
+    simulating,
+    structure,
+    tracing,
+)
 from service.cli.context import debug_switch
 
 _INTERRUPTED = 130
@@ -24,7 +36,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (data, finding, structure, labelling, planning, model_line, tracing, serving, demo, simulating):
+for group in (
+    data,
+    finding,
+    structure,
+    labelling,
+    planning,
+    model_line,
+    predictions,
+    tracing,
+    serving,
+    demo,
+    simulating,
+):
     group.add_to(app)
 
 

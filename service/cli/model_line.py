@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 dataset_app = typer.Typer(help="Frozen sets of data-label bindings.", no_args_is_help=True)
 workflow_app = typer.Typer(help="Runs of the Model Line.", no_args_is_help=True)
-model_app = typer.Typer(help="What workflows registered.", no_args_is_help=True)
+model_app = typer.Typer(help="What workflows registered or predictions were imported of.", no_args_is_help=True)
 
 TaskOption = Annotated[str | None, typer.Option(help="Only those of this task.")]
 
@@ -65,19 +65,13 @@ def predict(
     from annotation import tasks
     from infra.errors import NotFound
     from training import models
-    from training.prediction import predict_missing
+    from training.prediction import predict_with
 
     with platform() as opened, progress_bar("predicting") as progress:
         model = models.current(opened.database, tasks.get(opened.database, task).task_id)
         if model is None:
             raise NotFound(f"task {task} has no model yet; `mlpl train --task {task}` makes one", task_id=task)
-        rows = predict_missing(
-            opened,
-            model_id=model.model_id,
-            model_key=model.artifact_key,
-            model_digest=model.artifact_digest,
-            progress=progress,
-        )
+        rows = predict_with(opened, model, progress=progress)
     show(
         {"predicted": rows, "model_id": model.model_id},
         as_json=as_json,
@@ -182,6 +176,23 @@ def list_models(task: TaskOption = None, as_json: Json = False) -> None:
         for m in found
     ]
     show(found, as_json=as_json, text=lambda: table(["", "model", "task", "metric", "value", "promotion"], rows))
+
+
+@model_app.command("use")
+def use_model(
+    model_id: Annotated[str, typer.Argument(help="Id of the model.", show_default=False)], as_json: Json = False
+) -> None:
+    """Makes a model its task's current one: frames are ranked by its predictions from now on."""
+    from service.reconcile import now_utc
+    from training import models
+
+    with platform() as opened:
+        model = models.make_current(opened.database, model_id, now=now_utc())
+    show(
+        {"model_id": model.model_id, "task_id": model.task_id},
+        as_json=as_json,
+        text=lambda: f"{model.model_id} is the current model of task {model.task_id}",
+    )
 
 
 def _current_step(workflow: Workflow) -> str:

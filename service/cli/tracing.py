@@ -61,8 +61,12 @@ def trace_text(found: dict[str, Any]) -> str:
             f"  workflow  {workflow['id']}: {workflow['state']}, {_code(workflow['code'])}, {_software(workflow['environment'])}"
         )
     for model in by_kind.get("model", []):
-        metric = "no figure" if model["metric"] is None else f"{model['metric']:.4f}"
-        lines.append(f"  model     {model['id']}: {model['metric_name']} {metric}; {model['promotion']['reason']}")
+        metric = "no figure" if model["metric"] is None else f"{model['metric_name']} {model['metric']:.4f}"
+        lines.append(f"  model     {model['id']}: {metric}; {model['promotion']['reason']}")
+        lines += [
+            f"            from {one['source']} (SHA-256 {one['digest'][:16]}), {one['frames']} frames, {one['imported_at']:%F %T}"
+            for one in model["imports"]
+        ]
     if found["frames_left_out"]:
         lines.append(f"  {found['frames_left_out']} frames are left out; without --frames all are shown")
     return "\n".join(lines)
