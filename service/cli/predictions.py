@@ -78,3 +78,33 @@ def import_predictions(
             progress=progress,
         )
     show(asdict(report), as_json=as_json, text=report.summary)
+
+
+@columns_app.command("import")
+def import_columns(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="CSV, Parquet or JSON Lines: frame_id, digest, uri or file, and columns of numbers.",
+            show_default=False,
+        ),
+    ],
+    images: ImagesOption = None,
+    as_json: Json = False,
+) -> None:
+    """Gives frames numbers of your own: to filter and sort by, and as scores in plans (column:NAME)."""
+    from selection.fleet import user_columns
+    from service.reconcile import now_utc
+    from service.search_terms import ConceptTerms, LineTerms
+
+    with platform() as opened, progress_bar("importing") as progress:
+        report = user_columns.import_columns(
+            opened,
+            source,
+            clock=now_utc,
+            reserved=(*LineTerms.provides, *ConceptTerms.provides),
+            images=images,
+            progress=progress,
+        )
+    show(asdict(report), as_json=as_json, text=report.summary)
