@@ -4,7 +4,10 @@
 - `in:BATCH` for the frames of a batch (a trailing star takes several)
 - `model:wrong` and `model:right`: labelled frames that the task's current model would label otherwise, or the same
 - `concept:NAME` for frames that more likely belong to a concept than not, see `selection.concepts`
-- `uncertain:>0.8`: entropy of the current model's prediction, of several tasks the highest; `entropy`, `margin` and `least_confidence` likewise
+- `uncertain:>0.8`: entropy of the current model's prediction, of several tasks the highest; `margin`, `bald`, `entropy_sum` and the other
+  scores of `acquisition.MODEL_SCORES` likewise
+- `label_error:>0.8`: how little the current model believes a frame's label, of several tasks the most; `--sort=-label_error` puts the most
+  doubtful labels first
 """
 
 from __future__ import annotations
@@ -12,16 +15,19 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from annotation import batches, tasks
+from annotation.tasks import Task
 from infra.errors import InvalidInput, NotFound
 from infra.platform import Platform
 from selection import shards
 from selection.columnar.recent import Recent
 from selection.concepts import concepts
+from selection.ranking.acquisition import MODEL_SCORES
 from training import models
+from training.models import Model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +36,8 @@ if TYPE_CHECKING:
     from selection.embedding.index import VectorIndex
     from selection.ranking.predictions import Predictions
 
-SCORE_KEYS = {"uncertain": "entropy", "entropy": "entropy", "margin": "margin", "least_confidence": "least_confidence"}
+SCORE_KEYS = {"uncertain": "entropy", **{name: name for name in MODEL_SCORES}}
+LABEL_ERROR = "label_error"
 FRESH_FOR_S = 0.5
 SETTLED_AFTER_S = 3.0
 """Labels are stored a moment before their batch says so; what was read within this time of a change is read again."""
@@ -39,7 +46,7 @@ SETTLED_AFTER_S = 3.0
 class LineTerms:
     """A provider of search terms, see `selection.fleet.columns.Provider`. Safe to share between threads."""
 
-    provides: Sequence[str] = ("has", "in", "label", "model", *SCORE_KEYS)
+    provides: Sequence[str] = ("has", "in", "label", "model", LABEL_ERROR, *SCORE_KEYS)
 
     def __init__(self, platform: Platform, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Reads nothing yet.
@@ -72,7 +79,7 @@ class LineTerms:
             return self._in_batch(value, is_prefix=is_prefix, rows=rows)
         if key == "model" and value not in ("wrong", "right"):
             raise InvalidInput(f"model: is wrong or right, not {value!r}")
-        if key in SCORE_KEYS:
+        if key == LABEL_ERROR or key in SCORE_KEYS:
             raise InvalidInput(f"{key}: takes numbers from 0 to 1, for example {key}:>0.8")
         question = (key, value, is_prefix, rows, self.version(key))
         found: NDArray[np.bool_] = self._answers.get(
@@ -82,10 +89,11 @@ class LineTerms:
 
     def numbers(self, key: str, *, rows: int) -> NDArray[np.float64] | None:
         """A score of the current models for each row, of several tasks the highest."""
-        if key not in SCORE_KEYS:
+        if key != LABEL_ERROR and key not in SCORE_KEYS:
             return None
         found: NDArray[np.float64] = self._answers.get(
-            (key, rows, self.version(key)), lambda: self._scores(SCORE_KEYS[key], rows=rows)
+            (key, rows, self.version(key)),
+            lambda: self._label_errors(rows=rows) if key == LABEL_ERROR else self._scores(SCORE_KEYS[key], rows=rows),
         )
         return found
 
@@ -131,27 +139,40 @@ class LineTerms:
         """Labelled frames by whether the current model of their task agrees with the label."""
         from selection.ranking.predictions import Predictions
 
-        db = self._platform.database
         chosen: list[int] = []
-        for task in tasks.list_all(db):
-            model = models.current(db, task.task_id)
-            if model is None or task.kind not in ("classification", "multilabel"):
-                continue
-            labelled = {
-                one["row"]: frozenset(one["value"])
-                for one in db.batch_frames.find(
-                    {"task_id": task.task_id, "state": "labelled"}, {"_id": 0, "row": 1, "value": 1}
-                )
-            }
+        for task, model, labelled in self._labelled():
             thought = Predictions(self._platform, model.model_id).probabilities_by_row(list(labelled))
             for row, probabilities in thought.items():
-                if task.kind == "multilabel":
-                    said = frozenset(name for name, p in zip(model.classes, probabilities, strict=True) if p >= 0.5)
-                else:
+                if task.kind == "classification":
                     said = frozenset({model.classes[int(probabilities.argmax())]})
+                else:
+                    said = frozenset(name for name, p in zip(model.classes, probabilities, strict=True) if p >= 0.5)
                 if (said == labelled[row]) == right:
                     chosen.append(row)
         return _mask(chosen, rows=rows)
+
+    def _label_errors(self, *, rows: int) -> NDArray[np.float64]:
+        import numpy as np
+
+        from service import label_errors
+
+        highest = np.full(rows, np.nan)
+        for task, model, labelled in self._labelled():
+            found = label_errors.by_row(self._platform, task=task, model=model, labelled=labelled)
+            inside = [row for row in found if row < rows]
+            highest[inside] = np.fmax(highest[inside], [found[row] for row in inside])
+        highest.flags.writeable = False
+        return highest
+
+    def _labelled(self) -> Iterator[tuple[Task, Model, dict[int, frozenset[str]]]]:
+        """The tasks that have a model, with the classes of each labelled row."""
+        db = self._platform.database
+        for task in tasks.list_all(db):
+            model = models.current(db, task.task_id)
+            if model is not None:
+                query = {"task_id": task.task_id, "state": "labelled"}
+                listed = db.batch_frames.find(query, {"_id": 0, "row": 1, "value": 1})
+                yield task, model, {one["row"]: frozenset(one["value"]) for one in listed}
 
     def _scores(self, name: str, *, rows: int) -> NDArray[np.float64]:
         import numpy as np
@@ -160,6 +181,7 @@ class LineTerms:
 
         db = self._platform.database
         highest = np.full(rows, np.nan)
+        every, asked, held = np.arange(rows), None, False
         with self._lock:
             for task in tasks.list_all(db):
                 model = models.current(db, task.task_id)
@@ -169,9 +191,12 @@ class LineTerms:
                 if known is None or known.model_id != model.model_id:
                     known = self._predictions[task.task_id] = Predictions(self._platform, model.model_id)
                 known.refresh()
-                every = np.arange(rows)
-                seen = every[known.known(every)]
-                highest[seen] = np.fmax(highest[seen], known.score(name, seen))
+                asked = known if known.names else asked
+                if name in known.names:
+                    held = True
+                    highest = np.fmax(highest, known.score(name, every))
+        if asked is not None and not held:
+            asked.score(name, every)  # Says which scores there are.
         highest.flags.writeable = False
         return highest
 
@@ -199,7 +224,7 @@ class LineTerms:
             for task in tasks.list_all(db)
             if (model := models.current(db, task.task_id)) is not None
         ]
-        return tuple((*one, shards.extent(db, "predictions", one[1])) for one in current)
+        return tuple((*one, shards.state(db, "predictions", one[1])) for one in current)
 
 
 class ConceptTerms:

@@ -12,7 +12,7 @@ from infra.errors import InvalidInput
 from infra.platform import Platform
 from selection.fleet import frames
 from selection.fleet.frames import FrameId
-from selection.planning.plan import COLUMN, CONCEPT, DISAGREEMENT, KNOWN_SCORES, NearDuplicates, Plan
+from selection.planning.plan import COLUMN, CONCEPT, KNOWN_SCORES, LABEL_ERRORS, NearDuplicates, Plan
 from training.models import Model
 
 if TYPE_CHECKING:
@@ -133,8 +133,8 @@ class FleetSources:
             raise InvalidInput(f"there is no score {name!r}: choose {', '.join(KNOWN_SCORES)}")
         if self._model is None:
             return None
-        if name == DISAGREEMENT:
-            return self._disagreement(rows)
+        if name in LABEL_ERRORS:
+            return self._label_errors(rows)
         from selection.ranking.predictions import Predictions
 
         predictions = Predictions(self._platform, self._model.model_id)
@@ -174,24 +174,16 @@ class FleetSources:
             self._labels = {label.row: label.value for label in found}
         return self._labels
 
-    def _disagreement(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _label_errors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         import numpy as np
 
-        from selection.ranking.predictions import Predictions
-        from selection.scores import label_errors
+        from service import label_errors
 
         assert self._model is not None
-        classes = self._model.classes
         standing = self._standing()
-        known = [row for row in rows.tolist() if row in standing and set(standing[row]) <= set(classes)]
-        predicted = Predictions(self._platform, self._model.model_id).probabilities_by_row(known)
-        score_by_row: dict[int, float] = {}
-        if predicted:
-            label_NC = np.array([[name in standing[row] for name in classes] for row in predicted], dtype=bool)
-            kind: Any = self._task.kind
-            errors = label_errors.self_confidence_error(np.stack(list(predicted.values())), label_NC, kind=kind)
-            score_by_row = dict(zip(predicted, errors.tolist(), strict=True))
-        return np.array([score_by_row.get(row, np.nan) for row in rows.tolist()], dtype=np.float32)
+        labelled = {row: standing[row] for row in rows.tolist() if row in standing}
+        found = label_errors.by_row(self._platform, task=self._task, model=self._model, labelled=labelled)
+        return np.array([found.get(row, np.nan) for row in rows.tolist()], dtype=np.float32)
 
 
 def numeric_column(columns: Any, key: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -28,13 +28,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from infra.errors import InvalidInput
 from selection.fleet.filters import parse_filter
-from selection.ranking.acquisition import SHARD_SCORES
+from selection.ranking.acquisition import MODEL_SCORES
 
 RANDOM = "random"
 COLUMN = "column:"
 CONCEPT = "concept:"
-DISAGREEMENT = "disagreement"
-KNOWN_SCORES = (*SHARD_SCORES, DISAGREEMENT, RANDOM)
+LABEL_ERRORS = ("label_error", "disagreement")
+"""Two names of one score: how little the model believes the label."""
+KNOWN_SCORES = (*MODEL_SCORES, *LABEL_ERRORS, RANDOM)
 Method = Literal["none", "k_center_greedy", "k_means_plus_plus", "typicality"]
 METHODS: tuple[Method, ...] = get_args(Method)
 NAME_PATTERN = re.compile(r"[a-z0-9](?:-?[a-z0-9]){0,47}")
@@ -84,8 +85,9 @@ class ScoreTerm(_Part):
     """One score and how much it counts.
 
     Attributes:
-        score: A score of the model's predictions (`entropy`, `bald`, ...), `disagreement` (model against label), `column:KEY` (any numeric
-            column), `concept:NAME` (a saved concept), or `random`.
+        score: A score of the model's predictions (`entropy`, `bald`, ...; for boxes also `entropy_mean` and `entropy_sum`, for pixels
+            `entropy_top`), `label_error` (model against label, for `pool: labelled`), `column:KEY` (any numeric column), `concept:NAME`
+            (a saved concept), or `random`.
         weight: Against the other terms.
         order: Which end of the score is wanted.
     """

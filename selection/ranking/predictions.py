@@ -100,9 +100,10 @@ class Predictions:
             table = shards.read(self._platform, record)
         except shards.CorruptShard:
             return {}
-        column = table.column("probability")
-        values = ((row, column[row - record.start].as_py()) for row in rows)
-        return {row: np.asarray(value, dtype=np.float32) for row, value in values if value is not None}
+        column = table.column("probability").combine_chunks()
+        values_NC = column.values.to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
+        known = np.asarray(column.is_valid())
+        return {row: values_NC[row - record.start].copy() for row in rows if known[row - record.start]}
 
 
 def _at(values: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ import hashlib
 import io
 import math
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ def _from_array(path: Path, *, classes: Sequence[str]) -> NDArray[np.float64]:
         if isinstance(loaded, np.lib.npyio.NpzFile):
             name = "probabilities" if "probabilities" in loaded.files else loaded.files[0]
             loaded = loaded[name]
-    except (ValueError, OSError, EOFError, IndexError, KeyError) as exc:
+    except (ValueError, OSError, EOFError, IndexError, KeyError, zipfile.BadZipFile) as exc:
         raise InvalidInput(f"{path.name} is not an array that can be read: {exc}") from exc
     maps = loaded if loaded.ndim == 4 else loaded[np.newaxis]
     if maps.ndim != 4 or len(classes) not in (maps.shape[3], maps.shape[1]):
