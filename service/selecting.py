@@ -12,7 +12,7 @@ from infra.errors import InvalidInput
 from infra.platform import Platform
 from selection.fleet import frames
 from selection.fleet.frames import FrameId
-from selection.planning.plan import COLUMN, CONCEPT, KNOWN_SCORES, LABEL_ERRORS, NearDuplicates, Plan
+from selection.planning.plan import COLUMN, CONCEPT, KNOWN_SCORES, LABEL_ERRORS, NEIGHBOUR_ERROR, NearDuplicates, Plan
 from training.models import Model
 
 if TYPE_CHECKING:
@@ -131,6 +131,8 @@ class FleetSources:
             return concepts.scores(self._platform, name.removeprefix(CONCEPT), rows, index=self._vectors())
         if name not in KNOWN_SCORES:
             raise InvalidInput(f"there is no score {name!r}: choose {', '.join(KNOWN_SCORES)}")
+        if name == NEIGHBOUR_ERROR:
+            return self._neighbour_errors(rows)
         if self._model is None:
             return None
         if name in LABEL_ERRORS:
@@ -173,6 +175,30 @@ class FleetSources:
             found = labels.current(self._platform.database, task_id=self._task.task_id)
             self._labels = {label.row: label.value for label in found}
         return self._labels
+
+    def _neighbour_errors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """All labels of the task are asked, also those of rows that the plan leaves out."""
+        import numpy as np
+
+        from selection.scores import label_errors
+
+        labelled = np.array(sorted(self._standing()), dtype=np.int64)
+        labelled = labelled[self.embedded(labelled)]
+        found = np.full(len(rows), np.nan, dtype=np.float32)
+        if not len(labelled):
+            return found
+        label_NC = np.array(
+            [[name in self._standing()[row] for name in self._task.classes] for row in labelled.tolist()]
+        )
+        error_L = label_errors.neighbour_error(
+            self.vectors(labelled),
+            label_NC,
+            kind="classification" if self._task.kind == "classification" else "multilabel",
+        )
+        places = np.searchsorted(labelled, rows).clip(max=len(labelled) - 1)
+        known = labelled[places] == rows
+        found[known] = error_L[places[known]]
+        return found
 
     def _label_errors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         import numpy as np

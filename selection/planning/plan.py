@@ -35,7 +35,8 @@ COLUMN = "column:"
 CONCEPT = "concept:"
 LABEL_ERRORS = ("label_error", "disagreement")
 """Two names of one score: how little the model believes the label."""
-KNOWN_SCORES = (*MODEL_SCORES, *LABEL_ERRORS, RANDOM)
+NEIGHBOUR_ERROR = "neighbour_error"
+KNOWN_SCORES = (*MODEL_SCORES, *LABEL_ERRORS, NEIGHBOUR_ERROR, RANDOM)
 Method = Literal["none", "k_center_greedy", "k_means_plus_plus", "typicality"]
 METHODS: tuple[Method, ...] = get_args(Method)
 NAME_PATTERN = re.compile(r"[a-z0-9](?:-?[a-z0-9]){0,47}")
@@ -86,8 +87,8 @@ class ScoreTerm(_Part):
 
     Attributes:
         score: A score of the model's predictions (`entropy`, `bald`, ...; for boxes also `entropy_mean` and `entropy_sum`, for pixels
-            `entropy_top`), `label_error` (model against label, for `pool: labelled`), `column:KEY` (any numeric column), `concept:NAME`
-            (a saved concept), or `random`.
+            `entropy_top`), `label_error` (model against label) and `neighbour_error` (label against those of the frames around it), both for
+            `pool: labelled`, `column:KEY` (any numeric column), `concept:NAME` (a saved concept), or `random`.
         weight: Against the other terms.
         order: Which end of the score is wanted.
     """

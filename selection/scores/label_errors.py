@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from infra.errors import InvalidInput
 from selection.ranking.acquisition import ProbabilityKind, checked, unit
 
+NEIGHBOURS = 8
+_BLOCK = 512
+
 
 def self_confidence_error(
     probabilities_NC: NDArray[np.floating], label_NC: NDArray[np.bool_], *, kind: ProbabilityKind
@@ -54,6 +57,48 @@ def normalised_margin_error(
     p_NC = checked(probabilities_NC, kind=kind)
     best_other_N = np.where(label_NC, -np.inf, p_NC).max(axis=1, initial=0.0)
     return unit((1.0 + best_other_N - believed_NC[:, 0]) / 2.0)
+
+
+def neighbour_error(
+    vectors_ND: NDArray[np.floating],
+    label_NC: NDArray[np.bool_],
+    *,
+    kind: ProbabilityKind,
+    neighbours: int = NEIGHBOURS,
+) -> NDArray[np.float32]:
+    """How little a label is like those of the frames nearest to it, itself left out: needs no model, and so no model that knows it by heart.
+
+    `self_confidence_error` with the share of the neighbours that have a class as its probability, all frames together counting as one
+    neighbour more. Time O(N^2 D), memory O(N) for a fixed number of classes.
+
+    Source: the k-nearest-neighbour noise detector of Zhu, Dong and Liu, "Detecting Corrupted Labels Without Training a Model to Predict",
+    ICML 2022, with soft counts in place of its vote.
+
+    Args:
+        vectors_ND: Shape (N, D), unit length.
+        label_NC: Shape (N, C), as in `self_confidence_error`.
+        kind: As there.
+        neighbours: How many are asked; fewer where there are fewer.
+    Returns:
+        Shape (N,), in [0, 1]; 0 for a frame alone.
+    Raises:
+        InvalidInput: As there.
+    """
+    count = len(label_NC)
+    if len(vectors_ND) != count:
+        raise InvalidInput(f"{len(vectors_ND)} vectors do not fit {count} labels")
+    asked = min(neighbours, count - 1)
+    if asked < 1:
+        return np.zeros(count, dtype=np.float32)
+    share_NC = np.zeros(label_NC.shape, dtype=np.float64)
+    vectors = vectors_ND.astype(np.float32)
+    for first in range(0, count, _BLOCK):
+        block = slice(first, min(first + _BLOCK, count))
+        likeness_BN = vectors[block] @ vectors.T
+        likeness_BN[np.arange(block.stop - first), np.arange(first, block.stop)] = -np.inf
+        nearest_BK = np.argpartition(-likeness_BN, asked - 1, axis=1)[:, :asked]
+        share_NC[block] = label_NC[nearest_BK].sum(axis=1)
+    return self_confidence_error((share_NC + label_NC.mean(axis=0)) / (asked + 1), label_NC, kind=kind)
 
 
 def likely_errors(

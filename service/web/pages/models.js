@@ -59,16 +59,19 @@ function overview(models) {
   const latest = models[0];
   const oldestFirst = [...models].reverse();
   const points = oldestFirst.map((one, i) => ({
-    value: one.metric, label: `v${i + 1}`, current: one.current, kept: one.promotion.promoted, href: `/workflows/${one.workflow_id}`,
+    value: one.metric, label: `v${i + 1}`, current: one.current, kept: one.promotion.promoted, href: origin(one),
     title: `${one.model_id}\n${words(one.metric_name)} ${figure(one.metric)}\n${one.promotion.reason}`,
   }));
   return h("div.card.two", null,
     points.some((point) => point.value !== null) ? metricChart(points) : h("div.dim", null, "No figure yet."),
     h("div", null,
-      h("div.faint", null, `${words(current.metric_name)} of the current model`),
+      h("div.faint", null, current.metric_name ? `${words(current.metric_name)} of the current model` : "the current model was imported"),
       h("div.figure", null, figure(current.metric), delta(current.promotion)),
       h("div.verdict", null, decision(latest))));
 }
+
+/** Where a model's making is told: its workflow, or for an imported one the files in its trace. */
+const origin = (model) => (model.workflow_id ? `/workflows/${model.workflow_id}` : `/trace/${model.model_id}`);
 
 function delta({ candidate, baseline }) {
   if (candidate === null || baseline === null) return null;
@@ -90,11 +93,11 @@ function table(models) {
     h("thead", null, h("tr", null, ["", "Model", "Trained", "Metric", "The one before", "Decision", "Dataset", ""].map((name, i) => h(i === 3 || i === 4 ? "th.num" : "th", null, name)))),
     h("tbody", null, models.map((one) => h("tr", { "data-model": one.model_id },
       h("td.faint", null, `v${number.get(one.model_id)}`),
-      h("td", null, h("a", { href: `/workflows/${one.workflow_id}` }, short(one.model_id)), " ", one.current && h("span.pill.good", null, "current")),
+      h("td", null, h("a", { href: origin(one) }, short(one.model_id)), " ", one.current && h("span.pill.good", null, "current")),
       h("td.dim", { title: moment(one.created_at) }, ago(one.created_at)),
       h("td.num", null, figure(one.metric)),
       h("td.num.dim", null, figure(one.promotion.baseline)),
       h("td.dim", { title: one.promotion.reason }, one.promotion.promoted ? "promoted" : "kept the one before"),
-      h("td", null, h("a", { href: `/trace/${one.dataset_id}`, title: one.dataset_id }, short(one.dataset_id))),
+      h("td", null, one.dataset_id ? h("a", { href: `/trace/${one.dataset_id}`, title: one.dataset_id }, short(one.dataset_id)) : h("span.dim", null, "imported")),
       h("td", null, h("a", { href: `/trace/${one.model_id}` }, "trace")))))));
 }

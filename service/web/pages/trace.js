@@ -100,7 +100,7 @@ function subtitle(node) {
     case "batch": return [node.plan?.hand_picked ? "picked by hand" : node.plan?.acquisition, node.state].filter(Boolean).join(" · ");
     case "dataset": return Object.entries(node.counts || {}).map(([split, n]) => `${count(n)} ${split}`).join(", ");
     case "workflow": return [node.state, node.code?.commit && `code ${node.code.commit.slice(0, 8)}${node.code.clean ? "" : " + changes"}`].filter(Boolean).join(" · ");
-    case "model": return `${figure(node.metric)} ${words(node.metric_name)}`;
+    case "model": return node.metric_name ? `${figure(node.metric)} ${words(node.metric_name)}` : "imported";
     default: return "";
   }
 }

@@ -270,3 +270,90 @@ def test_scores_are_weighed() -> None:
     for weights in ([1.0], [1.0, 0.0], [1.0, -1.0]):
         with pytest.raises(InvalidInput, match="weight"):
             calibration.weighted_mean([one, other], weights)
+
+
+@given(values=any_values)
+def test_ranks_against_counting(values: NDArray[np.float64]) -> None:
+    known = values[~np.isnan(values)]
+    rank = calibration.ranks(values)
+    for value, got in zip(values, rank, strict=True):
+        if np.isnan(value):
+            continue
+        ties = int((known == value).sum()) - 1
+        expected = (int((known < value).sum()) + ties / 2) / (len(known) - 1) if len(known) > 1 else 0.5
+        assert got == pytest.approx(expected, abs=1e-6)
+
+
+any_two_scores = npst.arrays(np.float64, st.tuples(st.just(2), st.integers(2, 20)), elements=st.integers(-50, 50))
+
+
+@given(scores=any_two_scores, weight=st.floats(0.01, 100))
+def test_combined_ranks_do_not_mind_the_scales_and_keep_who_is_better_at_everything(
+    scores: NDArray[np.float64], weight: float
+) -> None:
+    def combined(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float32]:
+        return calibration.weighted_mean([calibration.ranks(one), calibration.ranks(other)], [weight, 1.0])
+
+    one, other = scores
+    result = combined(one, other)
+    assert np.all((result >= 0) & (result <= 1))
+    assert combined(np.exp(one / 10), other**3) == pytest.approx(result, abs=1e-6)
+    better = (one[:, None] >= one) & (other[:, None] >= other) & ((one[:, None] > one) | (other[:, None] > other))
+    assert np.all((result[:, None] > result - 1e-6)[better])
+    order = np.arange(len(one))[::-1]
+    assert combined(one[order], other[order]) == pytest.approx(result[order], abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["classification", "multilabel"])
+def test_a_label_unlike_its_neighbours_against_a_plain_loop(
+    kind: ProbabilityKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(label_errors, "_BLOCK", 7)
+    rng = np.random.default_rng(3)
+    vectors = rng.normal(size=(30, 5))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    label_NC = np.eye(3, dtype=bool)[rng.integers(0, 3, 30)] if kind == "classification" else rng.random((30, 3)) < 0.4
+    got = label_errors.neighbour_error(vectors, label_NC, kind=kind, neighbours=4)
+    for row in range(30):
+        others = sorted(
+            (other for other in range(30) if other != row), key=lambda other: -vectors[row] @ vectors[other]
+        )
+        share_C = (label_NC[others[:4]].sum(axis=0) + label_NC.mean(axis=0)) / 5
+        believed = share_C[label_NC[row]] if kind == "classification" else np.where(label_NC[row], share_C, 1 - share_C)
+        assert got[row] == pytest.approx(1 - believed.min(), abs=1e-5)
+
+
+def test_neighbours_of_few_frames() -> None:
+    for count in range(3):
+        vectors, label_NC = np.ones((count, 1)), np.ones((count, 2), dtype=bool)
+        assert label_errors.neighbour_error(vectors, label_NC, kind="multilabel").tolist() == [0.0] * count
+    with pytest.raises(InvalidInput, match="do not fit"):
+        label_errors.neighbour_error(np.ones((2, 1)), np.ones((3, 2), dtype=bool), kind="multilabel")
+
+
+@pytest.mark.parametrize("kind", ["classification", "multilabel"])
+@given(weights=any_weights)
+def test_bald_against_plain_sums(kind: ProbabilityKind, weights: NDArray[np.float64]) -> None:
+    def entropy(p: float) -> float:
+        return -p * np.log(p) if p > 0 else 0.0
+
+    def of(row: NDArray[np.float64]) -> float:
+        return sum(entropy(p) + (entropy(1 - p) if kind == "multilabel" else 0.0) for p in row.tolist())
+
+    opinions = _probabilities(weights, kind)
+    classes = opinions.shape[2]
+    score = committee.bald(opinions, kind=kind)
+    for frame in range(opinions.shape[1]):
+        gain = of(opinions[:, frame].mean(axis=0)) - np.mean([of(one) for one in opinions[:, frame]])
+        scale = classes * np.log(2) if kind == "multilabel" else np.log(classes) if classes > 1 else np.inf
+        assert score[frame] == pytest.approx(gain / scale, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", acquisition.SCORES)
+def test_nan_and_one_class(name: str) -> None:
+    score = acquisition.SCORES[name]
+    for kind in ("classification", "multilabel"):
+        with pytest.raises(InvalidInput, match="between 0 and 1"):
+            score(np.array([[np.nan, 1.0]]), kind=kind)
+    assert score(np.ones((2, 1)), kind="classification").tolist() == [0.0, 0.0], "one answer is no question"
+    assert score(np.array([[0.5]]), kind="multilabel") == pytest.approx([1.0])

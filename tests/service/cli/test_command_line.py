@@ -42,10 +42,10 @@ def test_a_task_is_created_listed_and_its_mistakes_are_one_line(platform: Platfo
     assert [(task["task_id"], task["kind"], task["classes"]) for task in listed] == [
         ("hour", "classification", ["day", "night"])
     ]
-    refused = mlpl("task", "create", "boxes", "--kind", "detection", "--classes", "car", environment=environment)
+    refused = mlpl("task", "create", "boxes", "--kind", "guessing", "--classes", "car", environment=environment)
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1
-    assert "not served yet" in refused.stderr
+    assert "'guessing' is unknown" in refused.stderr
 
 
 def test_commands_that_need_no_model_import_none(platform: Platform) -> None:
