@@ -58,6 +58,7 @@ class Shard:
         stop: One past the last row.
         digest: SHA-256 of the file, 64 hex digits.
         rows: `stop - start`.
+        valued: How many of them have a value that is not null; None in records that do not say.
     """
 
     kind: ShardKind
@@ -69,6 +70,7 @@ class Shard:
     digest: str
     created_at: datetime
     format_version: int = FORMAT_VERSION
+    valued: int | None = None
 
     @property
     def shard_id(self) -> str:
@@ -134,6 +136,16 @@ def row_total(db: Db, kind: ShardKind, producer: str) -> int:
     return extent(db, kind, producer)[1]
 
 
+def valued_total(db: Db, kind: ShardKind, producer: str) -> int:
+    """How many rows a producer has values for that are not null; shards of which this is not known count whole."""
+    valued: Document = {"$sum": {"$ifNull": ["$valued", "$rows"]}}
+    pipeline: list[Document] = [
+        {"$match": {"kind": kind, "producer": producer}},
+        {"$group": {"_id": None, "valued": valued}},
+    ]
+    return sum(int(group["valued"]) for group in db.shards.aggregate(pipeline))
+
+
 def write(platform: Platform, kind: ShardKind, producer: str, start: int, stop: int, table: pa.Table) -> Shard | None:
     """Writes the file, then commits it by inserting its record.
 
@@ -172,7 +184,7 @@ def replace(platform: Platform, old: Shard, table: pa.Table) -> Shard | None:
     new = _store(platform, old.kind, old.producer, old.start, old.stop, table)
     if new.digest == old.digest:
         return old
-    changes = {name: value for name, value in asdict(new).items() if name in ("object_key", "digest", "created_at")}
+    changes = {name: value for name, value in asdict(new).items() if name in ("object_key", "digest", "created_at", "valued")}
     wanted = {"_id": old.shard_id, "digest": {"$in": [old.digest, new.digest]}}
     found = retrying(lambda: platform.database.shards.update_one(wanted, {"$set": changes}))
     platform.objects.delete(old.object_key if found.matched_count else new.object_key)
@@ -226,6 +238,7 @@ def _store(platform: Platform, kind: ShardKind, producer: str, start: int, stop:
         object_key=f"shards/{kind}/{_as_folder(producer)}/{start:012d}-{stop:012d}-{digest[:16]}.arrow",
         digest=digest,
         created_at=frames.to_the_millisecond(datetime.now(UTC)),
+        valued=table.num_rows - table.column(1).null_count,
     )
     platform.objects.put(shard.object_key, data)
     return shard

@@ -43,5 +43,5 @@ def _task(platform: Platform, task: tasks.Task) -> dict[str, Any]:
         "current_model": model.model_id if model else None,
         "metric": model.metric if model else None,
         "metric_name": model.metric_name if model else None,
-        "predicted": shards.row_total(db, "predictions", model.model_id) if model else 0,
+        "predicted": shards.valued_total(db, "predictions", model.model_id) if model else 0,
     }
