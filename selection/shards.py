@@ -104,13 +104,7 @@ def records(db: Db, kind: ShardKind, producer: str) -> list[Shard]:
 
 def extent(db: Db, kind: ShardKind, producer: str) -> tuple[int, int]:
     """How many shards a producer has, and how many rows they hold; cheap enough to ask before every search."""
-    pipeline: list[Document] = [
-        {"$match": {"kind": kind, "producer": producer}},
-        {"$group": {"_id": None, "shards": {"$sum": 1}, "rows": {"$sum": "$rows"}}},
-    ]
-    for group in db.shards.aggregate(pipeline):
-        return int(group["shards"]), int(group["rows"])
-    return 0, 0
+    return state(db, kind, producer)[:2]
 
 
 def state(db: Db, kind: ShardKind, producer: str) -> tuple[int, int, datetime | None]:
@@ -184,7 +178,9 @@ def replace(platform: Platform, old: Shard, table: pa.Table) -> Shard | None:
     new = _store(platform, old.kind, old.producer, old.start, old.stop, table)
     if new.digest == old.digest:
         return old
-    changes = {name: value for name, value in asdict(new).items() if name in ("object_key", "digest", "created_at", "valued")}
+    changes = {
+        name: value for name, value in asdict(new).items() if name in ("object_key", "digest", "created_at", "valued")
+    }
     wanted = {"_id": old.shard_id, "digest": {"$in": [old.digest, new.digest]}}
     found = retrying(lambda: platform.database.shards.update_one(wanted, {"$set": changes}))
     platform.objects.delete(old.object_key if found.matched_count else new.object_key)

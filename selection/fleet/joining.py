@@ -16,7 +16,7 @@ import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Self
@@ -52,6 +52,38 @@ class Unmatched:
 
     count: int
     examples: tuple[str, ...]
+
+
+@dataclass(kw_only=True)
+class Leftovers:
+    """What of a file could not be used.
+
+    Attributes:
+        unknown: References to frames that are not in the fleet.
+        ambiguous: References that several frames answer to.
+        broken: Lines that could not be read or understood.
+        broken_examples: A few of them, each with its number and what is wrong.
+    """
+
+    unknown: Unmatched = field(default_factory=lambda: Unmatched(count=0, examples=()))
+    ambiguous: Unmatched = field(default_factory=lambda: Unmatched(count=0, examples=()))
+    broken: int = 0
+    broken_examples: list[str] = field(default_factory=list)
+
+    def note_broken(self, number: int, problem: str) -> None:
+        """Counts a line, and keeps what is wrong with the first few."""
+        self.broken += 1
+        if len(self.broken_examples) < _EXAMPLES:
+            self.broken_examples.append(f"line {number}: {problem}")
+
+    def told(self) -> list[str]:
+        """The parts of a summary line; none where everything was used."""
+        parts = [
+            f"{found.count} {what} ({', '.join(found.examples)})"
+            for found, what in ((self.unknown, "unknown frames"), (self.ambiguous, "names of several frames"))
+            if found.count
+        ]
+        return parts + ([f"{self.broken} broken lines ({'; '.join(self.broken_examples)})"] if self.broken else [])
 
 
 def reference_of(record: Mapping[str, Any], *, images: Path | None = None) -> str:
@@ -157,11 +189,6 @@ class Joining:
         )
         for row, group in groupby(found, key=lambda one: one[0]):
             yield row, [payload for _, payload in group]
-
-    def first_from(self, row: int) -> int | None:
-        """The first row from this one on that has something."""
-        found = self._spool.execute("SELECT MIN(row) FROM entries WHERE row >= ?", (row,)).fetchone()[0]
-        return None if found is None else int(found)
 
     def _flush(self) -> None:
         ids = [FrameId(one.removeprefix(_BY_ID)) for one, _ in self._waiting if one.startswith(_BY_ID)]

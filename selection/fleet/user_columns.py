@@ -27,7 +27,7 @@ from infra.platform import Platform
 from selection.fleet import frames, joining, tabular
 from selection.fleet.columns import BASE_KEYS, MEASURED_KEYS
 from selection.fleet.filters import RESERVED_KEYS
-from selection.fleet.joining import Joining, Unmatched
+from selection.fleet.joining import Joining, Leftovers
 from selection.fleet.tabular import Line
 
 _TAKEN = frozenset(
@@ -35,39 +35,27 @@ _TAKEN = frozenset(
 )
 _NAME = re.compile(r'[^\s:.$",*+-][^\s:.$",]*')
 _BATCH_ROWS = 2000
-_EXAMPLES = 3
 
 
 @dataclass(kw_only=True)
-class Report:
+class Report(Leftovers):
     """What came of an import.
 
     Attributes:
         columns: The attributes that were given.
         changed: Frames whose numbers are others now.
         unchanged: Frames that had the same already.
-        unknown: References to frames that are not in the fleet.
-        ambiguous: References that several frames answer to.
-        broken: Lines that could not be used.
-        broken_examples: A few of them, each with its line and what is wrong.
     """
 
     columns: list[str] = field(default_factory=list)
     changed: int = 0
     unchanged: int = 0
-    unknown: Unmatched = field(default_factory=lambda: Unmatched(count=0, examples=()))
-    ambiguous: Unmatched = field(default_factory=lambda: Unmatched(count=0, examples=()))
-    broken: int = 0
-    broken_examples: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
         """One line."""
         parts = [f"set {', '.join(self.columns)} of {self.changed} frames"]
         parts += [f"{self.unchanged} had the same already"] if self.unchanged else []
-        for found, what in ((self.unknown, "unknown frames"), (self.ambiguous, "names of several frames")):
-            parts += [f"{found.count} {what} ({', '.join(found.examples)})"] if found.count else []
-        parts += [f"{self.broken} broken lines ({'; '.join(self.broken_examples)})"] if self.broken else []
-        return ", ".join(parts)
+        return ", ".join(parts + self.told())
 
 
 def import_columns(
@@ -128,9 +116,7 @@ def _take(line: Line, *, joined: Joining, images: Path | None, report: Report, t
             report.columns += [name for name in numbers if name not in report.columns]
             joined.add(reference, json.dumps(numbers).encode())
             return
-    report.broken += 1
-    if len(report.broken_examples) < _EXAMPLES:
-        report.broken_examples.append(f"line {line.number}: {problem}")
+    report.note_broken(line.number, problem)
 
 
 def _numbers(record: Mapping[str, Any], *, taken: Collection[str]) -> Iterator[tuple[str, float]]:

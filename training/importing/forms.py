@@ -201,7 +201,7 @@ class Boxes:
             name = self._classes[int(probability_C.argmax())]
         if name not in self._classes:
             raise InvalidInput(f"{name!r} is not a class of the task; its classes are {', '.join(self._classes)}")
-        member = box.get("member", 0)
+        member = 0 if box.get("member") is None else box["member"]
         if isinstance(member, bool) or not isinstance(member, int) or not 0 <= member < _MOST_MEMBERS:
             raise InvalidInput(f"`member` is not a number from 0 to {_MOST_MEMBERS - 1}")
         fields = [member, self._classes.index(name), confidence, *corners]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ from infra.logs import get_logger
 from infra.platform import Platform
 from selection import shards
 from selection.fleet import frames, joining, tabular
-from selection.fleet.joining import Joining, Unmatched
+from selection.fleet.joining import Joining, Leftovers
 from selection.fleet.tabular import Line
 from selection.shards import Shard
 from training import models
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 INDEXES: dict[str, list[IndexModel]] = {"prediction_imports": [IndexModel([("model_id", 1)])]}
 
 NAME_PATTERN = re.compile(r"[a-z0-9](?:[._-]?[a-z0-9]){0,47}")
-_EXAMPLES = 3
 
 log = get_logger(__name__)
 
@@ -70,36 +69,25 @@ class PredictionImport:
 
 
 @dataclass(kw_only=True)
-class Report:
+class Report(Leftovers):
     """What came of an import.
 
     Attributes:
         imported: Frames that have their prediction from this file now.
         already: Frames that had one of this model before; those stay as they are.
-        unknown: References to frames that are not in the fleet.
-        ambiguous: References that several frames answer to.
-        broken: Lines that could not be used.
-        broken_examples: A few of them, each with its line and what is wrong.
         current: Whether the model ranks the task's frames now.
     """
 
     model_id: str
     imported: int = 0
     already: int = 0
-    unknown: Unmatched = field(default_factory=lambda: Unmatched(count=0, examples=()))
-    ambiguous: Unmatched = field(default_factory=lambda: Unmatched(count=0, examples=()))
-    broken: int = 0
-    broken_examples: list[str] = field(default_factory=list)
     current: bool = False
 
     def summary(self) -> str:
         """One line."""
         parts = [f"imported predictions of {self.imported} frames as {self.model_id}"]
         parts += [f"{self.already} frames had one already"] if self.already else []
-        for found, what in ((self.unknown, "unknown frames"), (self.ambiguous, "names of several frames")):
-            parts += [f"{found.count} {what} ({', '.join(found.examples)})"] if found.count else []
-        parts += [f"{self.broken} broken lines ({'; '.join(self.broken_examples)})"] if self.broken else []
-        return ", ".join(parts)
+        return ", ".join(parts + self.told())
 
 
 def import_predictions(
@@ -205,9 +193,7 @@ def _take(line: Line, *, form: Form, joined: Joining, images: Path | None, repor
         else:
             joined.add(reference, payload)
             return
-    report.broken += 1
-    if len(report.broken_examples) < _EXAMPLES:
-        report.broken_examples.append(f"line {line.number}: {problem}")
+    report.note_broken(line.number, problem)
 
 
 def _check_any(joined: Joining, report: Report, *, source: Path) -> None:
