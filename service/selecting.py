@@ -182,11 +182,10 @@ class FleetSources:
 
         from selection.scores import label_errors
 
-        labelled = np.array(sorted(self._standing()), dtype=np.int64)
+        labelled = np.array(self.labelled_rows(), dtype=np.int64)
         labelled = labelled[self.embedded(labelled)]
-        found = np.full(len(rows), np.nan, dtype=np.float32)
         if not len(labelled):
-            return found
+            raise InvalidInput("none of the labelled frames has a vector yet; run `mlpl embed` first")
         label_NC = np.array(
             [[name in self._standing()[row] for name in self._task.classes] for row in labelled.tolist()]
         )
@@ -196,9 +195,7 @@ class FleetSources:
             kind="classification" if self._task.kind == "classification" else "multilabel",
         )
         places = np.searchsorted(labelled, rows).clip(max=len(labelled) - 1)
-        known = labelled[places] == rows
-        found[known] = error_L[places[known]]
-        return found
+        return np.where(labelled[places] == rows, error_L[places], np.nan).astype(np.float32)
 
     def _label_errors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         import numpy as np

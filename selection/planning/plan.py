@@ -166,6 +166,10 @@ class Plan(_Part):
                 raise ValueError(f"quotas.{key}: {counts} frames are asked for, the budget is {self.budget}")
         if self.evaluation is not None and self.evaluation > self.budget:
             raise ValueError(f"evaluation: of {self.budget} frames, {self.evaluation} cannot be for evaluation")
+        if self.pool == "unlabelled" and (
+            about_labels := [name for name in names if name in (*LABEL_ERRORS, NEIGHBOUR_ERROR)]
+        ):
+            raise ValueError(f"scores: {about_labels[0]} is about labels that are there; it needs `pool: labelled`")
         if self.pool == "labelled" and self.evaluation:
             raise ValueError("evaluation: frames that are labelled already are not drawn for evaluation")
         return self

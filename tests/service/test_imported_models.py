@@ -15,6 +15,7 @@ from annotation.datasets import DatasetId
 from annotation.tasks import TaskId
 from infra.errors import InvalidInput
 from infra.platform import Platform
+from selection.embedding.embed import embed_missing
 from selection.fleet.frames import Frame
 from selection.planning import plan as plans
 from service import data_line, lineage, reconcile, selecting
@@ -166,13 +167,23 @@ def test_a_trained_model_is_not_judged_by_an_imported_one(
         Model(**{**_trained("x").__dict__, "workflow_id": None})
 
 
-def test_neighbours_need_no_model(small_platform: Platform, fleet: list[Frame]) -> None:
-    task = _task(small_platform, "multilabel")
-    plan = plans.parse(
-        {"version": 1, "pool": "labelled", "scores": "neighbour_error", "diversity": "none", "budget": 2}
-    )
-    found = selecting.carry_out(small_platform, Curator(small_platform), plan, task=task, model=None)
-    assert found.places == [], "without labels there is nothing to doubt"
+def test_a_label_unlike_those_around_it_needs_no_model(small_platform: Platform, fleet: list[Frame]) -> None:
+    task, db, curator = _task(small_platform, "multilabel"), small_platform.database, Curator(small_platform)
+    backend = SimulatedBackend(db, answer=lambda one: ("person",) if one == fleet[4].frame_id else ("car",))
+    request = BatchRequest(task_id="t1", frame_ids=[frame.frame_id for frame in fleet[:10]])
+    batch = data_line.create_batch(small_platform, curator, request, now=reconcile.now_utc())
+    data_line.push_batch(small_platform, batch.batch_id, backend=backend, now=reconcile.now_utc())
+    backend.work()
+    data_line.sync_batch(small_platform, batch.batch_id, backend=backend, clock=reconcile.now_utc)
+    fields = {"version": 1, "scores": "neighbour_error", "diversity": "none", "budget": 1}
+    plan = plans.parse({**fields, "pool": "labelled"})
+    with pytest.raises(InvalidInput, match="mlpl embed"):
+        selecting.carry_out(small_platform, curator, plan, task=task, model=None)
+    embed_missing(small_platform, curator.encoder())
+    found = selecting.carry_out(small_platform, curator, plan, task=task, model=None)
+    assert [place.row for place in found.places] == [4]
+    with pytest.raises(InvalidInput, match="pool: labelled"):
+        plans.parse(fields)
 
 
 def test_columns_on_the_command_line(platform: Platform, fleet: list[Frame], tmp_path: Path) -> None:
