@@ -38,7 +38,7 @@ def read(path: Path) -> Iterator[Line]:
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise InvalidInput(f"{path} is none of {', '.join(SUFFIXES)}")
+        raise InvalidInput(f"{path} is none of {', '.join(SUFFIXES)}; rename it after what it holds")
     try:
         yield from {".parquet": _parquet, ".csv": _csv}.get(suffix, _json_lines)(path)
     except (OSError, UnicodeError) as exc:

@@ -132,7 +132,7 @@ def _numbers(record: Mapping[str, Any], *, taken: Collection[str]) -> Iterator[t
         if math.isinf(number):
             raise InvalidInput(f"{value} in column {key!r} is not a finite number")
         if not math.isnan(number):
-            yield key, int(value) if isinstance(value, int) and abs(value) < 2**53 else number
+            yield key, int(number) if number.is_integer() and abs(number) < 2**53 else number
 
 
 def _together(payloads: list[bytes]) -> dict[str, float]:

@@ -17,6 +17,8 @@ ImagesOption = Annotated[
     Path | None,
     typer.Option(
         help="Folder that file names are relative to: images there are found by their content, whatever they were called.",
+        exists=True,
+        file_okay=False,
         show_default=False,
     ),
 ]
@@ -45,12 +47,17 @@ def import_predictions(
     images: ImagesOption = None,
     dataset: Annotated[
         Path | None,
-        typer.Option(help="COCO dataset file that names the images and categories of results.", show_default=False),
+        typer.Option(
+            help="COCO dataset file that names the images and categories of results.",
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+        ),
     ] = None,
     cut: Annotated[
         float | None,
         typer.Option(
-            help="Confidence from which the detector reports boxes. Default: the lowest in the file.",
+            help="Confidence from which the detector reports boxes. Default: the lowest in the file, at most 0.5.",
             show_default=False,
         ),
     ] = None,

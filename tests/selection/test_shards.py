@@ -104,3 +104,28 @@ def test_a_table_must_hold_exactly_its_rows(stores: Platform, start: int, stop: 
     with pytest.raises(InvalidInput, match="rows"):
         shards.write(stores, "vectors", "enc-1", start, stop, _table(0, 3))
     assert list(stores.objects.list("shards")) == []
+
+
+def test_a_shard_is_replaced_by_one_that_knows_more_only_by_whoever_saw_the_last_one(stores: Platform) -> None:
+    db = stores.database
+    table = _table(0, 3)
+    some = pa.FixedSizeListArray.from_arrays(
+        table["vector"].combine_chunks().values, 4, mask=pa.array([True, False, True])
+    )
+    old = shards.write(stores, "vectors", "enc-1", 0, 3, table.set_column(1, "vector", some))
+    assert old is not None
+    assert (shards.valued_total(db, "vectors", "enc-1"), shards.row_total(db, "vectors", "enc-1")) == (1, 3)
+    before = shards.state(db, "vectors", "enc-1")
+    new = shards.replace(stores, old, table)
+    assert new is not None
+    assert shards.records(db, "vectors", "enc-1") == [new]
+    assert shards.valued_total(db, "vectors", "enc-1") == 3
+    assert shards.state(db, "vectors", "enc-1") != before
+    assert shards.read(stores, new)["vector"].null_count == 0
+    assert shards.replace(stores, old, _table(0, 3, value=2.0)) is None, "it was replaced before"
+    assert shards.replace(stores, new, table) == new
+    assert list(stores.objects.list("shards")) == [new.object_key]
+    db.shards.update_one({"_id": new.shard_id}, {"$unset": {"valued": 1}})
+    assert shards.valued_total(db, "vectors", "enc-1") == 3
+    with pytest.raises(InvalidInput, match="rows 0 to 2"):
+        shards.replace(stores, new, _table(0, 2))
