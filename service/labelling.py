@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from annotation.backends.protocol import LabellingBackend
 from annotation.batches import Batch
+from annotation.tasks import Task
 from infra import signing
-from infra.errors import BackendUnavailable, MlplError
+from infra.errors import BackendUnavailable, InvalidInput, MlplError
 from infra.logs import get_logger
 from infra.platform import Platform
 
@@ -34,6 +35,22 @@ def default_backend(platform: Platform) -> LabellingBackend:
             retry_after_s=15.0,
         )
     return LabelStudioBackend(url=running.url, token=running.token, name=running.name, owner=owner)
+
+
+def check_kind(task: Task) -> None:
+    """Makes sure that batches of a task can be pushed at all.
+
+    Raises:
+        InvalidInput: Label Studio is not used for tasks of this kind yet.
+    """
+    from annotation.backends.label_studio.conversion import QUESTIONS
+
+    if task.kind not in QUESTIONS:
+        raise InvalidInput(
+            f"tasks of kind {task.kind} cannot be pushed to Label Studio yet, only {' and '.join(QUESTIONS)}; "
+            "make the batch without --push, and fetch its frames with GET /api/v1/batches/ID/frames",
+            task_id=task.task_id,
+        )
 
 
 def backend_of(platform: Platform, batch: Batch) -> LabellingBackend:

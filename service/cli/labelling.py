@@ -120,12 +120,15 @@ def create_batch(
 
 def make_batch(opened: Platform, request: BatchRequest, *, push: bool, as_json: bool) -> None:
     """Makes a batch, pushes it if asked to, and prints it."""
+    from annotation import tasks
     from infra.errors import MlplError
     from service import data_line
     from service.curator import Curator
-    from service.labelling import default_backend
+    from service.labelling import check_kind, default_backend
     from service.reconcile import now_utc
 
+    if push:
+        check_kind(tasks.get(opened.database, request.task_id))
     backend = default_backend(opened) if push else None
     if backend is not None:
         backend.server_now()  # Asked first: with nowhere to push to, nothing is chosen, however often this is repeated.

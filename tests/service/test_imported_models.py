@@ -94,6 +94,10 @@ def test_detections_rank_a_batch_and_are_traced(
     assert (listed["origin"], listed["current"], listed["workflow_id"]) == ("imported", True, None)
     shown = client.get(f"/api/v1/frames/{fleet[5].frame_id}").json()["predictions"]
     assert shown[0]["probabilities"] == {"car": 0.6, "person": 0.0}
+    pushed = mlpl("batch", "create", "--task", "t1", "--push", environment=environment)
+    assert pushed.returncode == 1
+    assert pushed.stderr.startswith("mlpl: tasks of kind detection cannot be pushed to Label Studio yet")
+    assert len(batches.list_all(platform.database)) == 1, "nothing was chosen"
     assert not reconcile.predict(platform), "there is no model to run"
     with pytest.raises(InvalidInput, match="was imported and cannot be run here"):
         prediction.predict_with(platform, models.get(platform.database, "imported-t1-yolo-7"))
