@@ -18,6 +18,8 @@ from datetime import datetime
 
 import cv2
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 from PIL import Image, features
 from PIL.ImageFile import ImageFile
 
@@ -154,8 +156,9 @@ def shrink(pixels: Image.Image) -> Image.Image:
     whole_steps = max(1, int(min(width / size[0], height / size[1])))
     # Averaged down to less than twice the size, two by two neighbours are enough; OpenCV takes a tenth of Pillow's time for them. Vectors
     # of previews resized by LANCZOS are no nearer to those of the originals.
-    near = np.asarray(pixels.reduce(whole_steps) if whole_steps > 1 else pixels)
-    return Image.fromarray(cv2.resize(near, size, interpolation=cv2.INTER_LINEAR))
+    near = _rgbx(pixels.reduce(whole_steps) if whole_steps > 1 else pixels)
+    small = cv2.resize(near, size, interpolation=cv2.INTER_LINEAR)
+    return Image.frombytes("RGB", size, small.data, "raw", "RGBX")
 
 
 def encode_preview(small: Image.Image) -> bytes:
@@ -163,6 +166,16 @@ def encode_preview(small: Image.Image) -> bytes:
     file = io.BytesIO()
     small.save(file, format="JPEG", quality=PREVIEW_QUALITY)
     return file.getvalue()
+
+
+def _rgbx(pixels: Image.Image) -> NDArray[np.uint8]:
+    """An RGB image as Pillow holds it, shape (height, width, 4), the last channel without meaning; a copy only of very large ones."""
+    try:
+        flat = pa.array(pixels).flatten().to_numpy()
+    except ValueError:  # Pillow keeps more than 16 MB in several blocks.
+        flat = np.frombuffer(pixels.tobytes("raw", "RGBX"), dtype=np.uint8)
+    rgbx: NDArray[np.uint8] = flat.reshape(pixels.height, pixels.width, 4)
+    return rgbx
 
 
 def _decode(image: ImageFile, *, short_side: int | None) -> tuple[int, int]:

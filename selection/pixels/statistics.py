@@ -82,5 +82,5 @@ def _laplacian_variance(luma: NDArray[np.uint8]) -> float:
     if min(luma.shape) < 3:
         return 0.0
     edges = cv2.Laplacian(luma, cv2.CV_16S, ksize=1)[1:-1, 1:-1]
-    _, deviation = cv2.meanStdDev(edges)
-    return float(deviation[0, 0] ** 2)
+    mean = float(np.ravel(cv2.mean(edges))[0])
+    return float(cv2.norm(edges, cv2.NORM_L2SQR) / edges.size - mean**2)
