@@ -45,7 +45,7 @@ _QUALITY = 90
 def main() -> None:
     """Prints ratios and steps for each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=48, help="images of 1920 x 1080; a third of it of 3840 x 2160")
+    parser.add_argument("--count", type=int, default=192, help="images of 1920 x 1080; a third of it of 3840 x 2160")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--frames", type=Path, help="folder with photographs to enlarge")
     parser.add_argument("--json", type=Path)
@@ -69,26 +69,26 @@ def main() -> None:
 def measure(*, count: int, rounds: int, photographs: Sequence[Path] = ()) -> list[dict[str, Any]]:
     """One row a size."""
     rows = []
-    with tempfile.TemporaryDirectory() as scratch:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,  # Its mongod may still be writing.
+        open_platform(Settings(home=Path(scratch) / "home")),  # One mongod for all rounds.
+    ):
         for (width, height), number in zip(SIZES, (count, max(2, count // 3)), strict=True):
             folder = Path(scratch) / f"{width}"
             folder.mkdir()
             paths = _write_jpegs(folder, number, size=(width, height), photographs=photographs)
-            row = _compare(paths, rounds=rounds)
+            row = _compare(paths, home=Path(scratch) / "home", rounds=rounds)
             rows.append({"size": f"{width}x{height}", **row, "steps_ms": _steps(paths)})
     return rows
 
 
-def _compare(paths: Sequence[Path], *, rounds: int) -> dict[str, Any]:
-    ways: dict[str, Callable[[], tuple[float, float]]] = {
-        "reduced": lambda: _bare(paths, short_side=images.PREVIEW_SHORT_SIDE),
-        "ingest": lambda: _ingested(paths),
-        "full": lambda: _bare(paths, short_side=None),
-    }
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            taken[name].append(way())
+def _compare(paths: Sequence[Path], *, home: Path, rounds: int) -> dict[str, Any]:
+    width = paths[0].parent.name
+    taken: dict[str, list[tuple[float, float]]] = {"reduced": [], "ingest": [], "full": []}
+    for number in range(rounds):
+        taken["reduced"].append(_bare(paths, short_side=images.PREVIEW_SHORT_SIDE))
+        taken["ingest"].append(_ingested(paths, home=home, fleet=f"{width}-{number}"))
+        taken["full"].append(_bare(paths, short_side=None))
     wall_s = {name: averages.median(wall for wall, _ in of_name) for name, of_name in taken.items()}
     cpu_s = {name: averages.median(cpu for _, cpu in of_name) for name, of_name in taken.items()}
     return {
@@ -120,14 +120,12 @@ def _decode(data: bytes, *, short_side: int | None) -> Image.Image:
     return image
 
 
-def _ingested(paths: Sequence[Path]) -> tuple[float, float]:
-    """Wall and CPU seconds of taking all files into a fleet that was written to before."""
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        open_platform(Settings(home=Path(scratch) / "home")) as platform,
-    ):
+def _ingested(paths: Sequence[Path], *, home: Path, fleet: str) -> tuple[float, float]:
+    """Wall and CPU seconds of taking all files into a fleet of its own that was written to before."""
+    settings = Settings(home=home, database=f"fleet-{fleet}", object_store=str(home / f"objects-{fleet}"))
+    with open_platform(settings) as platform:
         prepare(platform.database)
-        warm_up = Path(scratch) / "one.jpg"
+        warm_up = home / "one.jpg"
         Image.new("RGB", (640, 480)).save(warm_up)
         ingest(platform, [str(warm_up)])  # The first write to a new database takes longest.
         taken = _timed(lambda: ingest(platform, [str(paths[0].parent)]))
