@@ -54,23 +54,25 @@ def pin(objects: ObjectStore, frame: FrameFacts) -> str:
     return frame.object_key
 
 
-def preview(objects: ObjectStore, *, preview_key: str, object_key: str, object_uri: str | None) -> bytes:
+def preview(
+    objects: ObjectStore, *, preview_key: str, object_key: str, object_uri: str | None, max_pixels: int = _NO_LIMIT
+) -> bytes:
     """The preview's JPEG, made from the original where it is not there yet; errors as `make_preview`."""
     try:
         return objects.get(preview_key)
     except NotFound:
-        return make_preview(objects, preview_key=preview_key, object_key=object_key, object_uri=object_uri)
+        return make_preview(
+            objects, preview_key=preview_key, object_key=object_key, object_uri=object_uri, max_pixels=max_pixels
+        )
 
 
 def make_preview(
-    objects: ObjectStore,
-    *,
-    preview_key: str,
-    object_key: str,
-    object_uri: str | None,
-    max_pixels: int = _NO_LIMIT,
+    objects: ObjectStore, *, preview_key: str, object_key: str, object_uri: str | None, max_pixels: int = _NO_LIMIT
 ) -> bytes:
     """Makes the preview's JPEG from the original, keeps and returns it.
+
+    Args:
+        max_pixels: Nobody has checked the size of an original in place yet, so whoever meets it first should give the limit.
 
     Raises:
         NotFound: The original is gone.
