@@ -25,14 +25,14 @@ def scene(width: int = 640, height: int = 480) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
 
 
-def flat(mode: str = "RGB", colour: Any = COLOUR) -> Image.Image:
+def flat(colour: tuple[int, int, int] | str = COLOUR) -> Image.Image:
     """One colour, 50 x 40."""
-    return Image.new("RGB", (50, 40), COLOUR).convert(mode) if mode != "RGB" else Image.new("RGB", (50, 40), colour)
+    return Image.new("RGB", (50, 40), colour)
 
 
 def animation(image_format: str) -> bytes:
     """Three pictures in one file; the first has `COLOUR`."""
-    others = [flat(colour="green"), flat(colour="blue")]
+    others = [flat("green"), flat("blue")]
     return encoded(flat(), image_format, save_all=True, append_images=others)
 
 
@@ -66,7 +66,7 @@ OF_ONE_COLOUR: dict[str, tuple[bytes, str]] = {
     "JPEG with a colour profile": (encoded(flat(), icc_profile=b"x" * 3000), "JPEG"),
     "JPEG with broken EXIF": (encoded(flat(), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x05" + b"\xff" * 60), "JPEG"),
     "progressive JPEG": (encoded(flat(), progressive=True), "JPEG"),
-    "CMYK JPEG": (encoded(flat("CMYK")), "JPEG"),
+    "CMYK JPEG": (encoded(flat().convert("CMYK")), "JPEG"),
     "multi-picture JPEG": (animation("MPO"), "MPO"),
     "PNG": (encoded(flat(), "PNG"), "PNG"),
     "16-bit PNG": (
@@ -80,7 +80,7 @@ OF_ONE_COLOUR: dict[str, tuple[bytes, str]] = {
     "animated GIF": (animation("GIF"), "GIF"),
     "animated WebP": (animation("WEBP"), "WEBP"),
     "TIFF of several pages": (animation("TIFF"), "TIFF"),
-    "CMYK TIFF": (encoded(flat("CMYK"), "TIFF"), "TIFF"),
+    "CMYK TIFF": (encoded(flat().convert("CMYK"), "TIFF"), "TIFF"),
 }
 """Name -> (file, format): files that all show `COLOUR`, 50 x 40; the first picture where there are several."""
 

@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,10 +78,20 @@ def test_a_jpeg_that_says_it_is_smaller_is_what_it_says() -> None:
     assert images.open_image(lying, max_pixels=MAX_PIXELS).height == 240
 
 
-def test_grey_images_are_whole() -> None:
-    for colour in ((127, 127, 127), (128, 128, 128)):
-        grey = pictures.encoded(pictures.flat(colour=colour))
-        assert _mean(grey) == pytest.approx(colour, abs=1)
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_grey_images_are_whole(mode: str, options: dict[str, Any]) -> None:
+    for level in (127, 128):
+        grey = pictures.encoded(pictures.flat((level, level, level)).convert(mode), **options)
+        assert _mean(grey) == pytest.approx([level] * 3, abs=1)
+
+
+def test_ycck_is_read() -> None:
+    adobe = b"Adobe\0d\0\0\0\0"
+    cmyk = pictures.encoded(pictures.flat().convert("CMYK"))
+    assert adobe + b"\0" in cmyk
+    found = images.open_image(cmyk.replace(adobe + b"\0", adobe + b"\x02"), max_pixels=MAX_PIXELS)
+    assert (found.pixels.mode, found.pixels.size) == ("RGB", (50, 40))
 
 
 @pytest.mark.parametrize(
