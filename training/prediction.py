@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra import leases
-from infra.errors import InvalidInput, MlplError
+from infra.database import Document
+from infra.errors import Denied, InvalidInput, NotFound
 from infra.logs import get_logger
 from infra.platform import Platform
 from selection import shards
 from selection.devices import torch_device
-from selection.fleet import frames
+from selection.fleet import frames, originals
 from selection.scores import tables
 from training.contract import ContractError, ModelConfig, TrainableKind
 
@@ -195,11 +196,11 @@ def predict_missing(
 def predict_rows(
     platform: Platform, predictor: Predictor, *, start: int, stop: int, progress: Callable[[int], None] = lambda _: None
 ) -> pa.Table:
-    """Predicts rows `[start, stop)` from their previews.
+    """Predicts rows `[start, stop)` from their previews, or from the originals of those whose preview is not there yet or damaged.
 
     Returns:
-        Columns `row`, `probability` (fixed-size list of one float32 a class) and one float32 column an acquisition score. A frame whose
-        preview cannot be read has nulls.
+        Columns `row`, `probability` (fixed-size list of one float32 a class) and one float32 column an acquisition score. A frame of
+        which neither can be read has nulls.
     """
     class_count, count = len(predictor.classes), stop - start
     whole = Opinion(
@@ -208,13 +209,16 @@ def predict_rows(
         feature_rms_N=np.zeros(count, dtype=np.float32),
     )
     valid_N = np.zeros(count, dtype=np.bool_)
-    keys: list[str | None] = [None] * count
-    for document in frames.documents(platform.database, start=start, stop=stop, fields=("row", "preview_key")):
-        keys[document["row"] - start] = document["preview_key"]
+    documents: list[Document | None] = [None] * count
+    wanted = ("row", "preview_key", "object_key", "object_uri")
+    for document in frames.documents(platform.database, start=start, stop=stop, fields=wanted):
+        documents[document["row"] - start] = document
     with ThreadPoolExecutor(max_workers=DECODERS) as pool:
         for first in range(0, count, BATCH_FRAMES):
             piece = slice(first, min(first + BATCH_FRAMES, count))
-            squares = list(pool.map(lambda key: _read_square(platform, key, size=predictor.input_size), keys[piece]))
+            squares = list(
+                pool.map(lambda one: _read_square(platform, one, size=predictor.input_size), documents[piece])
+            )
             positions = [first + offset for offset, square in enumerate(squares) if square is not None]
             if positions:
                 stacked = np.stack([square for square in squares if square is not None])
@@ -257,18 +261,43 @@ def _is_missing(platform: Platform, model_id: str, *, start: int) -> bool:
     return any(first == start for first, _ in gaps)
 
 
-def _read_square(platform: Platform, key: str | None, *, size: int) -> NDArray[np.uint8] | None:
+def _read_square(platform: Platform, document: Document | None, *, size: int) -> NDArray[np.uint8] | None:
+    """The squashed preview, made again from the original where it is missing or damaged; None where that cannot be read either."""
+    if document is None:
+        return None
+    preview_key = document["preview_key"]
+    try:
+        return _squashed(platform.objects.get(preview_key), size=size)
+    except NotFound:
+        pass  # Frames registered in place have none until somebody has seen them.
+    except InvalidInput as exc:
+        log.warning("preview_unreadable", key=preview_key, reason=exc.message)
+    try:
+        made = originals.make_preview(
+            platform.objects,
+            preview_key=preview_key,
+            object_key=document["object_key"],
+            object_uri=document.get("object_uri"),
+            max_pixels=platform.settings.max_image_pixels,
+        )
+        return _squashed(made, size=size)
+    except (NotFound, Denied, InvalidInput) as exc:
+        log.warning("frame_unreadable", key=document["object_key"], reason=exc.message)
+        return None
+
+
+def _squashed(data: bytes, *, size: int) -> NDArray[np.uint8]:
+    """What the network takes of a preview.
+
+    Raises:
+        InvalidInput: It cannot be decoded.
+    """
     from PIL import Image
 
     from training.job.images import squash
 
-    if key is None:
-        return None
     try:
-        with Image.open(io.BytesIO(platform.objects.get(key))) as image:
+        with Image.open(io.BytesIO(data)) as image:
             return squash(image, size=size)
-    except (MlplError, OSError, SyntaxError, ValueError) as exc:
-        if isinstance(exc, MlplError) and exc.code != "not_found":
-            raise
-        log.warning("preview_unreadable", preview_key=key, reason=str(exc))
-        return None
+    except (OSError, SyntaxError, ValueError) as exc:
+        raise InvalidInput(str(exc)) from exc

@@ -54,21 +54,35 @@ def pin(objects: ObjectStore, frame: FrameFacts) -> str:
     return frame.object_key
 
 
-def preview(objects: ObjectStore, *, preview_key: str, object_key: str, object_uri: str | None) -> bytes:
-    """The preview's JPEG, made from the original where it is not there yet.
-
-    Raises:
-        NotFound: There is neither.
-        InvalidInput: The original cannot be decoded.
-        BackendUnavailable: The original cannot be read now.
-    """
+def preview(
+    objects: ObjectStore, *, preview_key: str, object_key: str, object_uri: str | None, max_pixels: int = _NO_LIMIT
+) -> bytes:
+    """The preview's JPEG, made from the original where it is not there yet; errors as `make_preview`."""
     try:
         return objects.get(preview_key)
     except NotFound:
-        data = read(objects, object_key=object_key, object_uri=object_uri)
-        made = images.preview(images.open_image(data, max_pixels=_NO_LIMIT).pixels)
-        objects.put(preview_key, made)
-        return made
+        return make_preview(
+            objects, preview_key=preview_key, object_key=object_key, object_uri=object_uri, max_pixels=max_pixels
+        )
+
+
+def make_preview(
+    objects: ObjectStore, *, preview_key: str, object_key: str, object_uri: str | None, max_pixels: int = _NO_LIMIT
+) -> bytes:
+    """Makes the preview's JPEG from the original, keeps and returns it.
+
+    Args:
+        max_pixels: Nobody has checked the size of an original in place yet, so whoever meets it first should give the limit.
+
+    Raises:
+        NotFound: The original is gone.
+        InvalidInput: The original cannot be decoded, or is larger than `max_pixels`.
+        Denied, BackendUnavailable: The original cannot be read, or not now.
+    """
+    data = read(objects, object_key=object_key, object_uri=object_uri)
+    made = images.preview(images.open_image(data, max_pixels=max_pixels).pixels)
+    objects.put(preview_key, made)
+    return made
 
 
 def check_digest(data: bytes, *, expected: str, uri: str) -> None:

@@ -1,14 +1,26 @@
-"""Image bytes in, pixels and previews out. Nothing here knows of files, stores or records."""
+"""Image bytes in, pixels and previews out. Nothing here knows of files, stores or records.
+
+What becomes of special images, here and in training alike (`training.job.images`):
+
+- of several pictures in one file (animation, multi-picture JPEG, pages), the first is the frame;
+- transparency is dropped, the colours under it count;
+- sixteen bits a channel are scaled to eight; CMYK becomes RGB, colour profiles are not applied;
+- the suffix of the file does not matter, nor does what follows the end of the image.
+"""
 
 from __future__ import annotations
 
 import io
 import math
+import warnings
 from dataclasses import dataclass
 from datetime import datetime
 
+import cv2
 import numpy as np
-from PIL import Image
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image, features
 from PIL.ImageFile import ImageFile
 
 from infra.errors import InvalidInput
@@ -26,6 +38,7 @@ EXTENSIONS = {
     "GIF": ".gif",
     "PPM": ".ppm",
     "JPEG2000": ".jp2",
+    "AVIF": ".avif",
 }
 """The formats that are read, as Pillow names them, and the file name ending each is stored under. Others (PostScript, metafiles, ...) are
 not even tried: their decoders do more than decode."""
@@ -48,6 +61,17 @@ _SWAPS_SIDES = (5, 6, 7, 8)
 
 # The limit is ours to check (`max_pixels`). Pillow's own is one number for the whole process, reported through warnings.
 Image.MAX_IMAGE_PIXELS = None
+# What a decoder merely wonders about (odd EXIF, say) is no news to people; what it cannot read, it raises.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+# Frames are spread over the cores already.
+cv2.setNumThreads(1)
+
+_GREY = {127, 128}  # The levels of pixels that libjpeg has no data for.
+_OTHER_BYTES = b"\x55" * 4096 + b"".join(b"\xff%c" % (0xD0 + i % 8) + b"\x55" * 64 for i in range(64)) + b"\xff\xd9"
+"""Entropy-coded nonsense, then the same behind restart markers of all numbers, then the end."""
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_AVIF_BRANDS = {b"avif", b"avis"}
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +120,8 @@ def open_image(data: bytes, *, max_pixels: int, short_side: int | None = PREVIEW
     image_format = str(image.format)
     try:
         size = _decode(image, short_side=short_side if image_format in ("JPEG", "MPO") else None)
+        if image_format == "JPEG":
+            _check_to_the_end(image, data, short_side=short_side)
         written = _exif(image)
         orientation = _orientation(image)
         pixels = _upright(_to_rgb(image), orientation)
@@ -127,7 +153,12 @@ def shrink(pixels: Image.Image) -> Image.Image:
     if factor == 1.0:
         return pixels
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return pixels.resize(size, Image.Resampling.HAMMING, reducing_gap=3.0)  # Less than half the time of LANCZOS.
+    whole_steps = max(1, int(min(width / size[0], height / size[1])))
+    # Averaged down to less than twice the size, two by two neighbours are enough; OpenCV takes a tenth of Pillow's time for them. Vectors
+    # of previews resized by LANCZOS are no nearer to those of the originals.
+    near = _rgbx(pixels.reduce(whole_steps) if whole_steps > 1 else pixels)
+    small = cv2.resize(near, size, interpolation=cv2.INTER_LINEAR)
+    return Image.frombytes("RGB", size, small.data, "raw", "RGBX")
 
 
 def encode_preview(small: Image.Image) -> bytes:
@@ -135,6 +166,16 @@ def encode_preview(small: Image.Image) -> bytes:
     file = io.BytesIO()
     small.save(file, format="JPEG", quality=PREVIEW_QUALITY)
     return file.getvalue()
+
+
+def _rgbx(pixels: Image.Image) -> NDArray[np.uint8]:
+    """An RGB image as Pillow holds it, shape (height, width, 4), the last channel without meaning; a copy only of very large ones."""
+    try:
+        flat = pa.array(pixels).flatten().to_numpy()
+    except ValueError:  # Pillow keeps more than 16 MB in several blocks.
+        flat = np.frombuffer(pixels.tobytes("raw", "RGBX"), dtype=np.uint8)
+    rgbx: NDArray[np.uint8] = flat.reshape(pixels.height, pixels.width, 4)
+    return rgbx
 
 
 def _decode(image: ImageFile, *, short_side: int | None) -> tuple[int, int]:
@@ -147,6 +188,22 @@ def _decode(image: ImageFile, *, short_side: int | None) -> tuple[int, int]:
     image.draft(None, (max(1, math.ceil(size[0] * scale)), max(1, math.ceil(size[1] * scale))))
     image.load()
     return size
+
+
+def _check_to_the_end(image: ImageFile, data: bytes, *, short_side: int | None) -> None:
+    """Notices a JPEG that ends as it should but holds fewer pixels than its header says; libjpeg makes those grey and says nothing.
+
+    Where the last pixel is that grey, the image is decoded again with other bytes behind it: they only show where data is missing.
+    """
+    last = image.getpixel((image.width - 1, image.height - 1))
+    levels = set(last) if isinstance(last, tuple) else {last}
+    end = data.rfind(b"\xff\xd9")
+    if end < 0 or not levels <= _GREY:
+        return
+    again = Image.open(io.BytesIO(data[:end] + _OTHER_BYTES), formats=("JPEG",))
+    _decode(again, short_side=short_side)
+    if again.tobytes() != image.tobytes():
+        raise ValueError("fewer pixels than its header says")
 
 
 def _exif(image: Image.Image) -> Image.Exif | None:
@@ -188,9 +245,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _not_readable(data: bytes) -> str:
-    if any(
-        data.startswith(magic) for magic in (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8")
-    ):
+    brand = data[8:12] if data[4:8] == b"ftyp" else b""
+    if brand in _HEIF_BRANDS:
+        return "HEIC needs a decoder that is not here; convert it to JPEG"
+    if brand in _AVIF_BRANDS and not features.check("avif"):
+        return "AVIF needs a decoder that is not here; convert it to JPEG"
+    if brand in _AVIF_BRANDS or data.startswith(_BEGINNINGS):
         return "the image is damaged or cut short: its header cannot be read"
     return "not an image in a format that can be read"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -80,6 +81,6 @@ def perceptual_hash(luma: Image.Image) -> str:
 def _laplacian_variance(luma: NDArray[np.uint8]) -> float:
     if min(luma.shape) < 3:
         return 0.0
-    signed = luma.astype(np.int16)
-    edges = 4 * signed[1:-1, 1:-1] - signed[:-2, 1:-1] - signed[2:, 1:-1] - signed[1:-1, :-2] - signed[1:-1, 2:]
-    return float(edges.var(dtype=np.float32))
+    edges = cv2.Laplacian(luma, cv2.CV_16S, ksize=1)[1:-1, 1:-1]
+    mean = float(np.ravel(cv2.mean(edges))[0])
+    return float(cv2.norm(edges, cv2.NORM_L2SQR) / edges.size - mean**2)

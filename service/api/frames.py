@@ -135,7 +135,11 @@ def read_preview(frame_id: str, line: OneLine, if_none_match: str | None = Heade
     objects = line.platform.objects
     if frame.object_uri is not None and not objects.exists(frame.preview_key):
         originals.preview(
-            objects, preview_key=frame.preview_key, object_key=frame.object_key, object_uri=frame.object_uri
+            objects,
+            preview_key=frame.preview_key,
+            object_key=frame.object_key,
+            object_uri=frame.object_uri,
+            max_pixels=line.platform.settings.max_image_pixels,
         )
     return object_response(line.platform, frame.preview_key, media_type="image/jpeg", etag=etag)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,65 @@ def test_every_row_gets_its_prediction_once(fleet: Platform, kit: Any, model: di
     assert predictor.probabilities([]).shape == (0, 3)
 
 
-def test_a_frame_without_preview_has_no_prediction(fleet: Platform, model: dict[str, str]) -> None:
+def test_a_frame_whose_preview_is_not_there_is_predicted_from_its_original(
+    platform: Platform, kit: Any, model: dict[str, str], tmp_path: Path
+) -> None:
+    ensure_indexes(platform.database, frames.INDEXES)
+    ensure_indexes(platform.database, shards.INDEXES)
+    add_frames(platform, kit, first=0, count=3)
+    lost, damaged, whole = frames.by_rows(platform.database, range(3))
+    for frame in (lost, damaged):
+        platform.objects.put(frame.object_key, platform.objects.get(frame.preview_key))
+    platform.objects.delete(lost.preview_key)
+    platform.objects.put(damaged.preview_key, b"no image")
+    register_in_place(platform, tmp_path / "lake.jpg", kit.scene(3, classes=(1,)).data)
+
+    assert prediction.predict_missing(platform, model_id="m1", **model) == 4
+    table = shards.read(platform, shards.records(platform.database, "predictions", "m1")[0])
+    assert table["probability"].null_count == 0
+    in_place = frames.by_rows(platform.database, [3])[0]
+    seen = [platform.objects.get(frame.preview_key) for frame in (lost, damaged, whole, in_place)]
+    expected_NC = prediction.load_predictor(platform, **model).probabilities(
+        [Image.open(io.BytesIO(data)) for data in seen]
+    )
+    np.testing.assert_allclose(table["probability"].to_pylist(), expected_NC, rtol=1e-4, atol=1e-6)
+
+
+def test_an_original_in_place_beyond_the_limit_has_no_prediction(
+    fleet: Platform, kit: Any, model: dict[str, str], tmp_path: Path
+) -> None:
+    register_in_place(fleet, tmp_path / "lake.jpg", kit.scene(7, classes=(1,)).data)
+    small = replace(fleet, settings=fleet.settings.model_copy(update={"max_image_pixels": 64 * 48 - 1}))
+    assert prediction.predict_missing(small, model_id="m1", **model) == 8
+    table = shards.read(fleet, shards.records(fleet.database, "predictions", "m1")[0])
+    assert [row for row, value in enumerate(table["probability"].to_pylist()) if value is None] == [7]
+
+
+def register_in_place(platform: Platform, path: Path, data: bytes) -> None:
+    """A frame whose original lies in the lake and whose preview nobody has made."""
+    path.write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    frames.register(
+        platform.database,
+        [
+            frames.FrameFacts(
+                frame_id=frames.id_of(digest),
+                digest=digest,
+                width=0,
+                height=0,
+                format="",
+                size_bytes=0,
+                source=path.name,
+                object_key=f"frames/{digest[:32]}",
+                preview_key=f"previews/{digest[:32]}.jpg",
+                ingested_at=datetime.now(UTC),
+                object_uri=path.as_uri(),
+            )
+        ],
+    )
+
+
+def test_a_frame_without_preview_and_original_has_no_prediction(fleet: Platform, model: dict[str, str]) -> None:
     gone, damaged = frames.by_rows(fleet.database, [2, 5])
     fleet.objects.delete(gone.preview_key)
     fleet.objects.put(damaged.preview_key, b"no image")

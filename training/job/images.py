@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 BATCH_FRAMES = 64
 
+# What a manifest names was measured when it came into the fleet; here the limit would only skip frames that were labelled.
+Image.MAX_IMAGE_PIXELS = None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Frames:
@@ -53,7 +56,7 @@ def squash(image: Image.Image, *, size: int) -> NDArray[np.uint8]:
     """
     image.draft("RGB", (2 * size, 2 * size))
     upright = ImageOps.exif_transpose(image)
-    square = upright.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    square = _to_rgb(upright).resize((size, size), Image.Resampling.BILINEAR)
     return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1))
 
 
@@ -190,6 +193,20 @@ def _read_one(line: ManifestLine, *, folder: Path, frames_uri: str, size: int) -
             return squash(image, size=size)
     except Exception as exc:  # Pillow's decoders raise almost anything on damaged bytes (SyntaxError, struct.error).
         return f"not a readable image: {exc}"
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Eight bits of red, green and blue, as `selection.pixels.images` makes them: this room's image does not hold that one."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        top = values.max(initial=0.0)
+        depth = 255.0 if top <= 255.0 else 65535.0 if top <= 65535.0 else top
+        return Image.fromarray((values.clip(0.0) * (255.0 / depth)).astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
 
 
 def _relative_path(source_ref: str, *, frames_uri: str) -> PurePosixPath:

@@ -114,6 +114,17 @@ def test_previews_have_a_short_side_of_336_and_never_grow(size: tuple[int, int],
     assert made == images.preview(Image.new("RGB", size))
 
 
+@pytest.mark.parametrize("size", [(960, 540), (400, 337), (2000, 1500), (9000, 600)])
+def test_previews_are_as_pillow_would_make_them(size: tuple[int, int]) -> None:
+    """The last size is one that Pillow keeps in several blocks of memory."""
+    coarse = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+    found = images.shrink(image)
+    expected = np.asarray(image.resize(found.size, Image.Resampling.BILINEAR)).astype(int)
+    assert found.mode == "RGB"
+    assert np.abs(np.asarray(found) - expected).mean() < 1
+
+
 def test_a_preview_carries_nothing_of_the_original_but_pixels() -> None:
     data = _bytes(_scene(), comment=b"secret")
     assert b"secret" in data
