@@ -8,7 +8,7 @@
       - entropy
       - {score: "concept:crossing", weight: 2}
       - {score: "column:speed_kph", weight: 0.5, order: lowest}
-    diversity: {method: k_center_greedy, candidates: 5}
+    diversity: {method: k_center_greedy, candidates: 10}
     quotas: {weather: {rain: 0.3, snow: 10}}      # at least: below 1.0 a share of the budget, else a count
     caps: {drive: 20}                             # at most, for each value
     budget: 200
@@ -120,7 +120,7 @@ class Diversity(_Part):
     """
 
     method: Method = "k_center_greedy"
-    candidates: int = Field(default=5, ge=1, le=10_000)
+    candidates: int = Field(default=10, ge=1, le=10_000)
 
 
 class Plan(_Part):
@@ -256,7 +256,7 @@ def short_form(
     where: str = "",
     seed: int = 0,
     evaluation: int | None = None,
-    candidates: int = 5,
+    candidates: int = 10,
 ) -> Plan:
     """The plan behind `mlpl batch create`: one score (or several, joined by commas) and one diversity.
 

@@ -25,7 +25,8 @@ def simulate(
         str | None, typer.Option(help="Classes of the task, separated by commas.", show_default=False)
     ] = None,
     strategies: Annotated[
-        str, typer.Option(help="random, default, acquisition functions, diversities, or both joined by a plus.")
+        str,
+        typer.Option(help="random, default, acquisition functions, diversities, both joined by a plus, or plan files."),
     ] = "random,default,entropy,margin,k_center_greedy",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of choosing, labelling and training.")] = 10,
     batch: Annotated[int, typer.Option(min=1, help="Labels bought in each round.")] = 20,

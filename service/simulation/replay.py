@@ -229,6 +229,8 @@ class _Bench:
                 if probability_NC is None and number > 1 and strategy.asks_model:
                     probability_NC = self._fit(labelled)
                 picked = self._choose(strategy, labelled, probability_NC, number=number)
+                if not len(picked):
+                    return
                 labelled = np.concatenate([labelled, picked])
                 probability_NC = self._fit(labelled)
                 known = Round(
@@ -253,9 +255,11 @@ class _Bench:
         *,
         number: int,
     ) -> NDArray[np.int64]:
-        pool = self._pool.copy()
+        pool = self._pool & self._wanted(strategy)
         pool[labelled] = False
         budget = min(self._options.batch, int(pool.sum()))
+        if not budget:
+            return labelled[:0]
         model_id = None
         if strategy.asks_model and probability_NC is not None:
             model_id = f"simulated-{hashlib.sha256(strategy.name.encode()).hexdigest()[:8]}-{self._seed}-{number}"
@@ -269,6 +273,14 @@ class _Bench:
         if model_id is not None:
             shards.remove(self._platform, "predictions", model_id)
         return np.array([choice.row for choice in chosen], dtype=np.int64)
+
+    def _wanted(self, strategy: Strategy) -> NDArray[np.bool_]:
+        """Frames that the strategy's plan may choose, shape (rows,)."""
+        curator, plan = self._fleet.curator, strategy.usual
+        wanted = curator.mask(plan.where)[: len(self._pool)]
+        for text in plan.exclude:
+            wanted &= ~curator.mask(text)[: len(self._pool)]
+        return wanted
 
     def _predict(self, model_id: str, probability_NC: NDArray[np.float32]) -> None:
         """Puts the model's answers where plans look for them: in prediction shards."""

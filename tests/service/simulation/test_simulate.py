@@ -125,6 +125,36 @@ def test_a_strategy_is_a_plan_of_the_product() -> None:
     assert not spread.asks_model
 
 
+def test_a_plan_file_is_a_strategy_and_keeps_to_its_filters(small: Platform, options: Options, tmp_path: Path) -> None:
+    plan = tmp_path / "one-drive.yaml"
+    plan.write_text(
+        "version: 1\nwhere: drive:drive-1,drive-2\nexclude: [drive:drive-2]\nscores: [margin]\ndiversity: none\n"
+    )
+    (strategy,) = strategies.parse(str(plan))
+    assert strategy.asks_model
+    assert strategy.plan(budget=7, seed=3).budget == 7
+    found = replay.run(small, replace(options, strategies=[strategy], rounds=5, seeds=1), QUIET)
+    rows = [row for one in found.rounds if one.strategy == strategy.name for row in one.rows]
+    assert len(rows) == len(set(rows))
+    kept = {document["drive"] for document in small.database.frames.find({"row": {"$in": rows}})}
+    assert kept <= {"drive-1"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("scores: [bald]", r"gives no score 'bald'"),
+        ("scores: ['concept:crossing']", r"gives no score 'concept:crossing'"),
+        ("pool: labelled\nscores: [entropy]", r"pool: labelled cannot be simulated"),
+        ("scores: [nonsense]", r"there is no score 'nonsense'"),
+    ],
+)
+def test_plans_that_cannot_be_simulated_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "plan.yaml").write_text(f"version: 1\n{text}\n")
+    with pytest.raises(InvalidInput, match=message):
+        strategies.parse(str(tmp_path / "plan.yaml"))
+
+
 def test_a_simulation_stays_out_of_the_fleet(platform: Platform, tmp_path: Path) -> None:
     own = replay.home_settings(platform.settings, tmp_path / "out")
     assert own.home == tmp_path / "out" / "home"
