@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from typing import TYPE_CHECKING
 
 import pytest
+from typer.testing import CliRunner
 
 from infra.platform import Platform
 from selection.fleet.frames import Frame
-from service import structure
-from service.curator import Curator
+from service.cli.main import app
 from tests.service.web.conftest import has_no_side_scroll
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 WIDTHS = (1400, 1000, 420)
+needs_survey = pytest.mark.skipif(
+    importlib.util.find_spec("service.kept_structure") is None, reason="this version keeps no survey"
+)
 
 
+def run_cli(platform: Platform, command: str) -> None:
+    run = CliRunner().invoke(app, [command], env=platform.settings.as_environment())
+    assert run.exit_code == 0, run.output
+
+
+@needs_survey
 @pytest.mark.parametrize("width", WIDTHS)
-def test_slices_lead_to_a_search_of_their_like(page: Page, address: str, width: int) -> None:
+def test_slices_lead_to_a_search_of_what_they_hold(
+    page: Page, address: str, small_platform: Platform, width: int
+) -> None:
     from playwright.sync_api import expect
 
+    run_cli(small_platform, "survey")
     page.set_viewport_size({"width": width, "height": 800})
-    page.goto(f"{address}/explore/slices?count=10")
+    page.goto(f"{address}/explore/slices")
     cards = page.locator(".slice")
     expect(cards.first).to_contain_text("0 labelled (0%)")
     expect(cards.first.locator(".shot img").first).to_be_visible()
     assert has_no_side_scroll(page)
     cards.first.get_by_role("link", name="Unlabelled").click()
-    expect(page).to_have_url(re.compile(r"where=-has%3Alabel&like="))
+    expect(page).to_have_url(re.compile(r"where=slice%3A.+-has%3Alabel$"))
     expect(page.locator(".cell img").first).to_be_visible()
 
 
@@ -69,19 +82,17 @@ def test_coverage_leads_to_the_unlabelled_frames_of_a_cell(page: Page, address: 
     expect(page.locator("#total")).to_have_text(re.compile(r"^\d frames?$"))
 
 
+@needs_survey
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_map_colours_opens_and_lassoes(
     page: Page, address: str, fleet: list[Frame], small_platform: Platform, width: int
 ) -> None:
     from playwright.sync_api import expect
 
-    if "/api/v1/map/select" not in page.request.get(f"{address}/openapi.json").json()["paths"]:
-        pytest.skip("this API has no lasso")
     page.set_viewport_size({"width": width, "height": 800})
     page.goto(f"{address}/explore")
     expect(page.locator(".blank")).to_contain_text("mlpl map")
-    structure.draw_map(small_platform, Curator(small_platform))
-    page.reload()
+    run_cli(small_platform, "map")  # The page looks again by itself.
     expect(page.locator("#points")).to_have_text(f"{len(fleet)} frames")
     expect(page.locator(".entry")).to_have_count(3)
     expect(page.get_by_label("Colour by")).to_have_value("timeofday")
@@ -110,14 +121,13 @@ def test_the_map_colours_opens_and_lassoes(
     expect(page.locator(".chip").first).to_contain_text("drawn on the map")
 
 
+@needs_survey
 def test_a_frame_on_the_map_opens_by_key(
     page: Page, address: str, fleet: list[Frame], small_platform: Platform
 ) -> None:
     from playwright.sync_api import expect
 
-    if "/api/v1/map/select" not in page.request.get(f"{address}/openapi.json").json()["paths"]:
-        pytest.skip("this API has no lasso")
-    structure.draw_map(small_platform, Curator(small_platform))
+    run_cli(small_platform, "map")
     page.goto(f"{address}/explore")
     expect(page.locator("#points")).to_have_text(f"{len(fleet)} frames")
     place = page.request.get(f"{address}/api/v1/map").json()

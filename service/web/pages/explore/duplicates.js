@@ -28,7 +28,8 @@ function drives() {
 
 async function page(offset, signal) {
   const { where, threshold, within } = query();
-  return get("/duplicates", { where, threshold, within_drives: within === "drive", limit: PAGE, offset }, { signal });
+  // Without thresholds of one's own the answer is the survey's, which is there at once.
+  return get("/duplicates", { where, threshold, within_drives: within === "drive" || null, limit: PAGE, offset }, { signal });
 }
 
 async function load(signal) {
@@ -52,7 +53,8 @@ async function load(signal) {
     more.disabled = false;
   }
   return [h("div.dim.sum", { id: "sum" }, h("b", null, plural(found.total, "group")), ` in ${plural(found.frames, "frame")} · ${count(found.kept)} (${percent(found.kept / Math.max(1, found.frames))}) remain when duplicates go`,
-    found.skipped > 0 && h("span.faint", null, ` · ${count(found.skipped)} have neither a vector nor a hash yet`)), list, h("div.after", null, more, fault)];
+    found.skipped > 0 && h("span.faint", null, ` · ${count(found.skipped)} have neither a vector nor a hash yet`),
+    found.waiting > 0 && h("span.faint", null, ` · ${count(found.waiting)} not looked at yet`)), list, h("div.after", null, more, fault)];
 }
 
 function strip({ keep, duplicates }) {

@@ -14,8 +14,9 @@ import { exploreTabs, filterBox } from "./frame.js";
 
 const MOST_POINTS = 50_000;
 const MOST_HAND_PICKED = 500;
+const AGAIN_MS = 4000; // the map may be on its way
 const LABELLED = "has:label";
-const BEYOND = { slice: "kind of scene (slice)", [LABELLED]: "labelled or not", rarity: "rarity", uncertain: "uncertainty of the model" };
+const BEYOND = { slice: "kind of scene (slice)", [LABELLED]: "labelled or not", rarity: "rarity", novelty: "novelty", uncertain: "uncertainty of the model" };
 const USUAL = ["timeofday", "weather", "scene", "site"];
 
 export function mapPage(home) {
@@ -24,6 +25,9 @@ export function mapPage(home) {
   page.update(query());
   return page;
 }
+
+/** Few enough numbers come as names; they are still better told apart by a ramp. */
+const isNumeric = (values) => values.length > 6 && values.every((one) => one.trim() !== "" && Number.isFinite(Number(one)));
 
 class MapPage {
   constructor(home) {
@@ -48,8 +52,7 @@ class MapPage {
 
   close() {
     this.abort.abort();
-    clearTimeout(this.timer);
-    clearTimeout(this.peeking);
+    for (const one of [this.timer, this.again, this.peeking]) clearTimeout(one);
     this.detail?.node.remove();
     this.plot.close();
     document.removeEventListener("keydown", this.listener);
@@ -61,6 +64,7 @@ class MapPage {
     const key = JSON.stringify([asked.where || "", asked.color || ""]);
     if (key === this.shown) return;
     this.shown = key;
+    clearTimeout(this.again);
     this.abort.abort();
     this.abort = new AbortController();
     const { signal } = this.abort;
@@ -100,7 +104,10 @@ class MapPage {
     this.found = found;
     this.boxed = box;
     this.blank.hidden = found.rows.length > 0;
-    if (this.blank.hidden === false) put(this.blank, this.nothing(found));
+    if (!found.rows.length) {
+      put(this.blank, this.nothing(found, where));
+      this.again = setTimeout(() => ((this.shown = null), this.update(query())), AGAIN_MS);
+    }
     put(this.said, found.total > found.rows.length ? `${count(found.rows.length)} of ${plural(found.total, "frame")}` : plural(found.total, "frame"),
       found.waiting > 0 && h("span.faint", { title: "`mlpl map`, or `mlpl serve` by itself" }, ` · ${count(found.waiting)} not on it yet`));
     const dimmed = this.plot.dimmed;
@@ -117,12 +124,12 @@ class MapPage {
       const n = codes.reduce((sum, code) => sum + (code === 0), 0);
       this.entries = [["labelled", n], ["not labelled", rows.length - n]];
       this.plot.setColours(codes, this.colours);
-    } else if (color?.codes) {
+    } else if (color?.codes && !isNumeric(color.values)) {
       this.colours = nameColours(color.values.length);
       this.entries = color.values.map((name, i) => [name, color.counts[i]]);
       this.plot.setColours(Int16Array.from(color.codes), this.colours);
-    } else if (color?.numbers) {
-      const { codes, low, high } = stepped(color.numbers);
+    } else if (color) {
+      const { codes, low, high } = stepped(color.numbers ?? Array.from(color.codes, (code) => (code < 0 ? null : Number(color.values[code]))));
       this.colours = rampColours();
       this.entries = [];
       this.scale = [low, high];
@@ -134,8 +141,8 @@ class MapPage {
     }
   }
 
-  nothing({ projection_id: id }) {
-    if (id) return emptiness("No frame matches", "Change the filter above.");
+  nothing({ projection_id: id }, where) {
+    if (id && where) return emptiness("No frame matches", "Change the filter above.");
     return emptiness("No map yet", "Frames that look alike lie together on it. It needs frames with vectors:", "mlpl embed && mlpl map");
   }
 
@@ -246,7 +253,7 @@ class MapPage {
   nameOf(i) {
     const code = this.plot.codes[i];
     const number = this.found.color?.numbers?.[i];
-    if (this.scale) return `${words(this.chosen)} ${number ?? "–"}`;
+    if (this.scale) return `${words(this.chosen)} ${number ?? this.found.color.values?.[this.found.color.codes[i]] ?? "–"}`;
     return this.entries[code]?.[0] ?? (this.entries.length ? "none" : `row ${count(this.found.rows[i])}`);
   }
 

@@ -2,36 +2,30 @@
 
 import { get } from "../../parts/api.js";
 import { h } from "../../parts/dom.js";
+import { quoted } from "../../parts/facets.js";
 import { refusal } from "../../parts/fault.js";
 import { count, figure, percent, words } from "../../parts/format.js";
-import { go, query, withQuery } from "../../parts/router.js";
+import { query } from "../../parts/router.js";
 import { searchUrl, tile } from "../../parts/tile.js";
 import { explorePage, taskPicker } from "./frame.js";
 
-const COUNTS = [10, 20, 40, 80];
 const SHOWN = 6;
 
 export function slicesPage(home) {
-  return explorePage(home, { path: "/explore/slices", title: "Slices", controls: [numberPicker(), taskPicker()], refused: refusal, load });
-}
-
-function numberPicker() {
-  const node = h("select", { "aria-label": "Number of slices", onchange: () => go(withQuery({ count: node.value })) }, COUNTS.map((n) => h("option", { value: n }, `${n} slices`)));
-  return { node, update: () => (node.value = query().count || 20) };
+  return explorePage(home, { path: "/explore/slices", title: "Slices", controls: [taskPicker()], refused: refusal, load });
 }
 
 async function load(signal) {
-  const { where, task, count: wanted } = query();
-  const found = await get("/slices", { where, task, count: wanted || 20 }, { signal });
+  const { where, task } = query();
+  const found = await get("/slices", { where, task }, { signal });
   return h("div.cards", null, found.map((one) => card(one, where || "")));
 }
 
 function card(slice, where) {
   const share = slice.frames ? slice.labelled / slice.frames : 0;
   const name = slice.words.length ? slice.words.join(", ") : `slice ${slice.number}`;
-  // Its pictures stand for it in a search: what is like them all is what the slice holds.
-  const like = { like: slice.examples.slice(0, 3).join(" ") };
-  return h("article.card.slice", { "data-slice": slice.number },
+  const all = [where, `slice:${quoted(slice.name)}`].filter(Boolean).join(" ");
+  return h("article.card.slice", { "data-slice": slice.name },
     h("div.six", null, slice.examples.slice(0, SHOWN).map((id) => tile(id))),
     h("h2", { title: "Words of the encoder that are nearest to it" }, name),
     h("div.dim", null, `${count(slice.frames)} frames · ${count(slice.labelled)} labelled (${percent(share, share > 0 && share < 0.1 ? 1 : 0)})`),
@@ -39,6 +33,6 @@ function card(slice, where) {
     h("div.traits", null, slice.traits.slice(0, 4).map((one) =>
       h("span.tag.none", { title: `${percent(one.share)} of the slice, ${percent(one.fleet_share)} of the fleet` }, `${words(one.key)} ${one.value} ${percent(one.share)}`))),
     h("div.faint", null, slice.novelty !== null && h("span", { title: "Mean distance to what is labelled" }, `novelty ${figure(slice.novelty, 2)} · `), h("span", { title: "Mean distance to its neighbours in the fleet" }, `rarity ${figure(slice.rarity, 2)}`)),
-    h("div.acts", null, h("a.button.small", { href: searchUrl(where, like) }, "Search like these"),
-      h("a.button.small", { href: searchUrl(`${where} -has:label`.trim(), like) }, "Unlabelled")));
+    h("div.acts", null, h("a.button.small", { href: searchUrl(all) }, "Search these"),
+      h("a.button.small", { href: searchUrl(`${all} -has:label`) }, "Unlabelled")));
 }
