@@ -8,7 +8,8 @@ const NEAR_PX = 9;
 const MOST_ZOOM = 400;
 const CLICK_PX = 4;
 const MOST_CORNERS = 60;
-const MOST_ROUND = 5000; // points drawn as discs; more are squares, which are quicker
+const MOST_ROUND = 5000; // points drawn as discs; more are squares
+const [BRIGHT, DIM] = [0.85, 0.12];
 const ROOM = 0.92; // of the canvas, for all points
 
 export class Scatter {
@@ -147,38 +148,53 @@ export class Scatter {
     paper.clearRect(0, 0, this.canvas.clientWidth, this.canvas.clientHeight);
     const small = this.canvas.clientWidth < 600 ? 0.7 : 1;
     const size = Math.max(2, Math.min(11, small * (this.x.length > 20_000 ? 2 : this.x.length > 3000 ? 3 : 7) * this.zoom ** 0.3));
-    for (const back of [true, false]) {
-      for (const [lot, points] of this.lots.entries()) {
-        const isDimmed = this.dimmed.has(lot - 1);
-        if (isDimmed !== back) continue;
-        paper.globalAlpha = isDimmed ? 0.12 : 0.85;
-        paper.fillStyle = lot ? this.colours[lot - 1] : NONE;
-        this.dots(paper, points, size);
-      }
-    }
+    if (this.x.length > MOST_ROUND) this.squares(paper, Math.round(size * dense), dense);
+    else this.discs(paper, size);
     paper.globalAlpha = 1;
     this.line(paper, this.path ?? this.kept, Boolean(this.path));
     if (document.activeElement === this.canvas && this.canvas.matches(":focus-visible")) this.cross(paper);
   }
 
-  dots(paper, points, size) {
-    const { scale, cx, cy, x, y } = this;
-    const [wide, tall] = [this.canvas.clientWidth, this.canvas.clientHeight];
-    const [left, top] = [wide / 2 - cx * scale - size / 2, tall / 2 + cy * scale - size / 2];
-    const isRound = x.length <= MOST_ROUND;
-    paper.beginPath();
-    for (let j = 0; j < points.length; j += 1) {
-      const i = points[j];
-      const px = left + x[i] * scale;
-      const py = top - y[i] * scale;
-      if (px < -size || py < -size || px > wide || py > tall) continue;
-      if (!isRound) paper.fillRect(px, py, size, size);
-      else {
-        paper.moveTo(px + size, py + size / 2);
-        paper.arc(px + size / 2, py + size / 2, size / 2, 0, 2 * Math.PI);
+  /** The points of each colour, with whether they step back; those come first, so that they lie below. */
+  *layers() {
+    for (const back of [true, false]) {
+      for (const [lot, points] of this.lots.entries()) {
+        if (this.dimmed.has(lot - 1) === back) yield { points, back, colour: lot ? this.colours[lot - 1] : NONE };
       }
     }
-    if (isRound) paper.fill();
+  }
+
+  discs(paper, size) {
+    for (const { points, back, colour } of this.layers()) {
+      paper.globalAlpha = back ? DIM : BRIGHT;
+      paper.fillStyle = colour;
+      paper.beginPath();
+      for (const i of points) {
+        const [px, py] = this.pixel(this.x[i], this.y[i]);
+        paper.moveTo(px + size / 2, py);
+        paper.arc(px, py, size / 2, 0, 2 * Math.PI);
+      }
+      paper.fill();
+    }
+  }
+
+  /** Many points: straight into the pixels, which is quicker than drawing each. */
+  squares(paper, size, dense) {
+    const { width, height } = this.canvas;
+    const image = paper.createImageData(width, height);
+    const pixels = new Uint32Array(image.data.buffer);
+    const scale = this.scale * dense;
+    const [left, top] = [width / 2 - this.cx * scale - size / 2, height / 2 + this.cy * scale - size / 2];
+    for (const { points, back, colour } of this.layers()) {
+      const packed = packedColour(colour, back ? DIM : BRIGHT);
+      for (let j = 0; j < points.length; j += 1) {
+        const px = Math.round(left + this.x[points[j]] * scale);
+        const py = Math.round(top - this.y[points[j]] * scale);
+        if (px < 0 || py < 0 || px + size > width || py + size > height) continue;
+        for (let row = py; row < py + size; row += 1) pixels.fill(packed, row * width + px, row * width + px + size);
+      }
+    }
+    paper.putImageData(image, 0, 0);
   }
 
   line(paper, corners, isOpen) {
@@ -267,6 +283,22 @@ export class Scatter {
     } else return;
     event.preventDefault();
   }
+}
+
+const inks = new Map();
+
+/** A colour as the four bytes of a pixel. */
+function packedColour(colour, alpha) {
+  const key = `${colour} ${alpha}`;
+  if (!inks.has(key)) {
+    const paper = new OffscreenCanvas(1, 1).getContext("2d");
+    paper.fillStyle = colour;
+    paper.fillRect(0, 0, 1, 1);
+    const bytes = paper.getImageData(0, 0, 1, 1).data;
+    bytes[3] = Math.round(255 * alpha);
+    inks.set(key, new Uint32Array(bytes.buffer)[0]);
+  }
+  return inks.get(key);
 }
 
 /** A drawn line with so few corners that it fits into an address; four decimals are less than a pixel. */

@@ -6,6 +6,7 @@ import { openDetail } from "../../parts/detail.js";
 import { emptiness, h, put } from "../../parts/dom.js";
 import { refusal } from "../../parts/fault.js";
 import { count, plural, words } from "../../parts/format.js";
+import { markFrame } from "../../parts/marks.js";
 import { NONE, PLAIN, nameColours, rampColours, stepped } from "../../parts/palette.js";
 import { go, query, withQuery } from "../../parts/router.js";
 import { Scatter } from "../../parts/scatter.js";
@@ -273,7 +274,13 @@ class MapPage {
   }
 
   key(event) {
-    if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
+    if (document.querySelector("dialog[open]") || event.target.matches?.("input, select") || event.ctrlKey || event.metaKey || event.altKey) return;
+    const side = { y: "yes", n: "no" }[event.key];
+    if (side && this.detail) {
+      event.preventDefault(); // The key asks for a name at first; it must not be typed into the field.
+      markFrame(this.detail.frameId, side);
+    }
+    if (event.key !== "Escape") return;
     if (this.detail) this.detail.leaveCrop() || go(withQuery({ frame: null }));
     else if (this.plot.kept) this.clear();
     else this.setLasso(false);
