@@ -14,7 +14,6 @@ const SIDES = { y: "yes", n: "no" };
 
 export function conceptPage(home, { name }) {
   document.title = `${name} · MLPL`;
-  teach(name);
   const page = new ConceptPage(home, name);
   page.update();
   return page;
@@ -48,6 +47,7 @@ class ConceptPage {
   async update() {
     try {
       this.show(await get(this.path));
+      teach(this.name);
       await this.rank(0);
     } catch (fault) {
       put(this.head, refusal(fault, h("a.button", { href: "/concepts" }, "All concepts")));

@@ -1,7 +1,7 @@
 // One plan: a form for the common things, its text for all, and beside it what it would choose now.
 
 import { get, post } from "../parts/api.js";
-import { h, note, put } from "../parts/dom.js";
+import { emptiness, h, note, put } from "../parts/dom.js";
 import { refusal } from "../parts/fault.js";
 import { count, figure, plural } from "../parts/format.js";
 import { funnel } from "../parts/funnel.js";
@@ -94,8 +94,8 @@ class PlanPage {
   }
 
   invite() {
-    put(this.result, this.hasTask ? h("div.empty", null, h("h2", null, "Preview"), h("div", null, "Shows what is left after each stage, and which frames would be chosen. Nothing is made by it."))
-      : refusal({ status: 422, message: "A plan chooses frames for a task, and there is none yet: `mlpl task create road-users --kind multilabel --classes car,pedestrian`" }));
+    put(this.result, this.hasTask ? emptiness("Preview", "Shows what is left after each stage, and which frames would be chosen. Nothing is made by it.")
+      : emptiness("No task yet", "A plan chooses frames for a task. Create one first:", "mlpl task create road-users --kind multilabel --classes car,pedestrian"));
   }
 
   // ---- form and text

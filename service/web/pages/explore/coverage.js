@@ -26,10 +26,12 @@ function keyPicker() {
   function chosen() {
     return go(withQuery({ by: [...new Set([first.value, second.value].filter(Boolean))].join(",") }));
   }
+  const node = h("span.crossed", { hidden: true }, first, h("span.faint", null, "×"), second);
   return {
-    node: h("span.crossed", null, first, h("span.faint", null, "×"), second),
+    node,
     update: () => {},
     offer(keys, by) {
+      node.hidden = false;
       put(first, keys.map((key) => h("option", { value: key }, words(key))));
       put(second, h("option", { value: "" }, "–"), keys.map((key) => h("option", { value: key }, words(key))));
       [first.value, second.value] = [by[0] ?? "", by[1] ?? ""];
@@ -41,7 +43,7 @@ async function load(signal, picker) {
   const { where, task, by } = query();
   const { facets, total } = await get("/facets", { where }, { signal });
   if (!total && !where) return emptiness("No frames yet", "Take in a folder of images with what is known of them beside:", "mlpl ingest /path/to/images");
-  const keys = [...Object.keys(facets).filter((key) => within(Object.keys(facets[key]).length)), HOUR].sort();
+  const keys = Object.keys(facets).filter((key) => within(Object.keys(facets[key]).length)).sort().concat(HOUR);
   const crossed = (by || usual(keys).join(",")).split(",").filter(Boolean);
   picker.offer([...new Set([...keys, ...crossed])], crossed);
   const found = await get("/coverage", { by: crossed.join(","), where, task, limit: MOST_CELLS }, { signal });
