@@ -62,7 +62,21 @@ _RESOURCES = (
     trace,
     webhooks,
 )
-_PAGES = ("/", "/batches", "/batches/{id}", "/models", "/workflows/{id}", "/trace/{id}")
+_PAGES = (
+    "/",
+    "/explore",
+    "/explore/{view}",
+    "/concepts",
+    "/concepts/{name}",
+    "/plans",
+    "/plans/{name}",
+    "/new-plan",
+    "/batches",
+    "/batches/{id}",
+    "/models",
+    "/workflows/{id}",
+    "/trace/{id}",
+)
 
 
 def create_app(

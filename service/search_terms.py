@@ -3,7 +3,7 @@
 - `has:label`, `has:prediction`, `has:batch`; `label:car` and `label:TASK/car` for frames whose label holds a class
 - `in:BATCH` for the frames of a batch (a trailing star takes several)
 - `model:wrong` and `model:right`: labelled frames that the task's current model would label otherwise, or the same
-- `concept:NAME` for frames that more likely belong to a concept than not, see `selection.concepts`
+- `concept:NAME` for frames that more likely belong to a concept than not, see `selection.concepts`; to sort by as well
 - `uncertain:>0.8`: entropy of the current model's prediction, of several tasks the highest; `margin`, `bald`, `entropy_sum` and the other
   scores of `acquisition.MODEL_SCORES` likewise
 - `label_error:>0.8`: how little the current model believes a frame's label, of several tasks the most; `--sort=-label_error` puts the most
@@ -241,6 +241,7 @@ class ConceptTerms:
         """
         self._platform = platform
         self._index = index
+        self._probabilities: Recent[NDArray[np.float64]] = Recent(4)
 
     def version(self, key: str) -> Hashable:
         """Marks and vectors: either changes who belongs to a concept."""
@@ -250,22 +251,27 @@ class ConceptTerms:
 
     def matches(self, key: str, value: str, *, is_prefix: bool, rows: int) -> NDArray[np.bool_] | None:
         """Which rows belong to the concept, shape (rows,)."""
-        import numpy as np
-
         del key
         if is_prefix:
             raise InvalidInput("concept: takes a whole name; `mlpl concept list` shows them")
-        try:
-            likely = concepts.scores(self._platform, value, np.arange(rows), index=self._index())
-        except NotFound as exc:
-            raise InvalidInput(f"{exc.message}; `mlpl concept list` shows the ones there are") from exc
-        belongs: NDArray[np.bool_] = likely > 0.5  # False where there is no vector.
+        belongs: NDArray[np.bool_] = self._scores(value, rows=rows) > 0.5  # False where there is no vector.
         return belongs
 
     def numbers(self, key: str, *, rows: int) -> NDArray[np.float64] | None:
-        """None: a concept has a name before it has numbers."""
-        del key, rows
-        return None
+        """The probability that a row belongs to the concept of `concept:NAME`, NaN without a vector; None for a key without a name."""
+        _, _, name = key.partition(":")
+        if not name:
+            return None
+        return self._probabilities.get((self.version(key), name, rows), lambda: self._scores(name, rows=rows))
+
+    def _scores(self, name: str, *, rows: int) -> NDArray[np.float64]:
+        import numpy as np
+
+        try:
+            found = concepts.scores(self._platform, name, np.arange(rows), index=self._index())
+        except NotFound as exc:
+            raise InvalidInput(f"{exc.message}; `mlpl concept list` shows the ones there are") from exc
+        return np.asarray(found, dtype=np.float64)
 
 
 def _mask(chosen: Sequence[int], *, rows: int) -> NDArray[np.bool_]:

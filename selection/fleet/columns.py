@@ -237,7 +237,8 @@ class Columns:
         return self._coded.get((view.version, key), lambda: self._codes_of_numbers(view, key))
 
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """A key's numbers; texts that are written like a number count as one. `captured` is the time, in ms since 1970.
+        """A key's numbers; texts that are written like a number count as one. `captured` is the time, in ms since 1970. A provider of terms may
+        have numbers for a key with a name, such as `concept:NAME`.
 
         Returns:
             Shape (rows,), NaN where there is none; not to be written to.
@@ -250,7 +251,10 @@ class Columns:
             times[view.captured_ms == NO_TIME_MS] = np.nan
             return times
         for provider in self._providers:
-            if name in provider.provides and (found := provider.numbers(name, rows=view.rows)) is not None:
+            if (
+                name.partition(":")[0] in provider.provides
+                and (found := provider.numbers(name, rows=view.rows)) is not None
+            ):
                 return found
         return self._numbers(view, self._known(view, name))
 

@@ -58,6 +58,13 @@ class PreviewOut(BaseModel):
     model_id: str | None
 
 
+class TextOut(BaseModel):
+    """A plan in both forms; the text leaves out what is at its default."""
+
+    plan: dict[str, Any]
+    text: str
+
+
 class PlanOut(BaseModel):
     """A saved plan's newest revision."""
 
@@ -81,6 +88,13 @@ def run(task: TaskGiven, plan: Given, line: OneLine) -> BatchOut:
     """Makes a batch as the plan says. Nobody sees it before it is pushed."""
     request = BatchRequest(task_id=task, plan=_plan(line, plan))
     return batches_out(line, [data_line.create_batch(line.platform, line.curator, request, now=datetime.now(UTC))])[0]
+
+
+@router.post("/text")
+def as_text(plan: Annotated[dict[str, Any] | str, Body(embed=True, description="A plan, or its YAML.")]) -> TextOut:
+    """Checks a plan and writes it as YAML, or reads it from there. Keeps nothing."""
+    read = plan_files.read(plan) if isinstance(plan, str) else plan_files.parse(plan)
+    return TextOut(plan=read.document(), text=plan_files.render(read))
 
 
 @router.post("", status_code=201)

@@ -168,3 +168,13 @@ def test_plans_on_the_command_line(platform: Platform, fleet: list[Frame], task:
     wrong = mlpl("plan", "preview", str(path), "--task", "t1", environment=environment)
     assert wrong.returncode == 1
     assert wrong.stderr == f"mlpl: {path}: budgit: there is no such key\n"
+
+
+def test_a_plan_as_text_and_back(client: TestClient) -> None:
+    made = client.post("/api/v1/plans/text", json={"plan": {"version": 1, "caps": {"drive": 3}, "budget": 7}}).json()
+    assert made["text"] == "version: 1\ncaps:\n  drive: 3\nbudget: 7\n"
+    assert client.post("/api/v1/plans/text", json={"plan": made["text"]}).json() == made
+    wrong = client.post("/api/v1/plans/text", json={"plan": "version: 1\nbudget: [\n"})
+    assert wrong.status_code == 422
+    assert "line 3" in wrong.json()["message"]
+    assert client.get("/api/v1/plans").json() == []

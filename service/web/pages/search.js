@@ -8,6 +8,7 @@ import { changedWhere, facetPanel, rangedWhere } from "../parts/facets.js";
 import { count, plural, words } from "../parts/format.js";
 import { Grid } from "../parts/grid.js";
 import { keepImage, keptImage } from "../parts/kept_image.js";
+import { conceptPath, markFrame, taughtConcept, teach } from "../parts/marks.js";
 import { go, query, withQuery } from "../parts/router.js";
 
 const FIRST_PAGE = 200;
@@ -27,6 +28,8 @@ class SearchPage {
     this.shown = null; // what the grid shows now, to tell a new search from an opened frame
     this.terms = [];
     this.numbers = [];
+    this.concepts = [];
+    get("/concepts").then((all) => ((this.concepts = all.map((one) => one.name)), this.found && this.drawBar()), () => {});
     this.facets = facetPanel({
       terms: () => this.terms,
       change: (key, value, next) => this.visit({ where: changedWhere(this.terms, key, value, next) }),
@@ -198,6 +201,7 @@ class SearchPage {
       LIKENESS.flatMap((kind) => listed(this.search[kind]).map((id) => this.seed(kind, id))),
       image && this.seedOf(keptImage(image) ? URL.createObjectURL(keptImage(image)) : null, "like this image", "", () => this.visit({ image: null })),
       this.terms.map((term, i) => this.chip(term, i)),
+      this.taught(),
       h("span.grow"),
       this.sorter(ranked),
       h("label.switch", { title: "Show the best frame of each drive (g)" }, h("input", { type: "checkbox", checked: group === "drive", onchange: () => this.regroup() }), "One a drive"),
@@ -210,6 +214,7 @@ class SearchPage {
     const plain = ranked ? "Nearest first" : "Last ingested first";
     const choices = [["", plain], ["-captured", "Latest first"], ["captured", "Earliest first"]];
     for (const key of ["uncertain", ...this.numbers]) choices.push([`-${key}`, `Most ${words(key)}`], [key, `Least ${words(key)}`]);
+    for (const name of this.concepts) choices.push([`-concept:${name}`, `Most ${name}`]);
     if (sort && !choices.some(([value]) => value === sort)) choices.push([sort, sort]);
     const node = h("select.sort", { "aria-label": "Sort", onchange: () => this.visit({ sort: node.value }) }, choices.map(([value, title]) => h("option", { value }, title)));
     node.value = sort;
@@ -232,7 +237,8 @@ class SearchPage {
   chip(term, i) {
     const rest = this.terms.filter((_, j) => j !== i).map((one) => one.text).join(" ");
     const joint = ["after", "before"].includes(term.key) ? " " : ": ";
-    return h(term.negated ? "span.chip.not" : "span.chip", null, `${term.negated ? "not " : ""}${words(term.key)}${joint}${term.values.join(" or ")}`,
+    const said = term.key === "map" ? "drawn on the map" : words(term.key) + joint + term.values.join(" or ");
+    return h(term.negated ? "span.chip.not" : "span.chip", null, `${term.negated ? "not " : ""}${said}`,
       h("button", { title: "Remove", "aria-label": `Remove ${term.text}`, onclick: () => this.visit({ where: rest }) }, icon("cross")));
   }
 
@@ -268,6 +274,21 @@ class SearchPage {
     this.zoom.value = fitting;
     localStorage.setItem("grid.size", fitting);
     this.grid.setSize(fitting);
+  }
+
+  /** A mark for the concept that is being taught; where the search goes by that concept, it is ranked anew. */
+  async mark(frameId, side) {
+    const concept = await markFrame(frameId, side);
+    if (!concept || !this.search) return;
+    if (`${this.search.sort} ${this.search.where}`.includes(`concept:${concept.name}`)) this.run();
+    else this.drawBar();
+  }
+
+  /** Which concept y and n mark for. */
+  taught() {
+    const name = taughtConcept();
+    return name && h("span.chip.taught", { title: "y and n mark frames for this concept" }, "y / n: ", h("a", { href: conceptPath(name) }, name),
+      h("button", { title: "Stop", "aria-label": `Stop teaching ${name}`, onclick: () => (teach(""), this.drawBar()) }, icon("cross")));
   }
 
   // ---- the large view
@@ -361,6 +382,7 @@ class SearchPage {
     const under = this.detail?.frameId ?? this.grid.hit(this.grid.at)?.frame_id;
     if (key === "m" && under) return this.visitExamples("like", under), true;
     if (key === "l" && under) return this.visitExamples("unlike", under), true;
+    if ((key === "y" || key === "n") && under) return this.mark(under, key === "y" ? "yes" : "no"), true;
     if (key === "g") return this.regroup(), true;
     if (key === "t" && under) return go(`/trace/${under}`), true;
     if (key === "b" && this.found) return this.batch([...this.grid.selection.keys()]), true;

@@ -35,6 +35,7 @@ async function send(path, options, params) {
     return new Promise(() => {});
   }
   const isJson = (answer.headers.get("content-type") || "").includes("json");
+  if (answer.status === 204) return null;
   const body = isJson ? await answer.json() : await answer.text();
   if (!answer.ok) {
     const fault = isJson ? body : {};
@@ -47,6 +48,8 @@ export const get = (path, params, { signal } = {}) => send(path, { signal }, par
 
 export const post = (path, body, { signal } = {}) =>
   send(path, { method: "POST", signal, headers: { "content-type": "application/json" }, body: JSON.stringify(body ?? {}) });
+
+export const remove = (path) => send(path, { method: "DELETE" });
 
 export const postForm = (path, form, params, { signal } = {}) => send(path, { method: "POST", signal, body: form }, params);
 

@@ -1,4 +1,4 @@
-// "Add to batch": the frames picked by hand, or as many as asked for, chosen by the model from what the filter lets through.
+// "Add to batch": the frames picked by hand, as many as asked for, chosen by the model from what the filter lets through, or what a saved plan says.
 
 import { get, post } from "./api.js";
 import { emptiness, h, note, put } from "./dom.js";
@@ -31,11 +31,13 @@ export async function openBatchDialog({ frameIds = [], where = "", total = null,
     dialog.showModal();
     return;
   }
-  let byHand = frameIds.length > 0;
+  const plans = await get("/plans").catch(() => []);
+  let way = frameIds.length > 0 ? "hand" : "ranked"; // or "plan"
   const task = select("task", tasks.map((one) => [one.task_id, `${one.task_id} (${one.kind})`]), localStorage.getItem("batch.task"));
   const budget = h("input", { type: "number", min: 1, max: 100000, value: 100, required: true, name: "budget" });
   const acquisition = select("acquisition", ACQUISITIONS);
   const filter = h("input", { value: where, placeholder: "the whole fleet", name: "where" });
+  const plan = select("plan", plans.map((one) => [one.name, `${one.name} (${plural(one.plan.budget, "frame")})`]));
   const diverse = h("input", { type: "checkbox", checked: true });
   const push = h("input", { type: "checkbox", checked: false });
   const wrong = h("div.wrong", { role: "alert" });
@@ -44,23 +46,24 @@ export async function openBatchDialog({ frameIds = [], where = "", total = null,
     h("div.row", null, field("Frames", budget), field("Order by", acquisition)),
     field("From frames that match", filter),
     h("label.check", null, diverse, h("span", null, "Spread over the fleet", h("div.faint", null, "Near-duplicates are passed over (k-center greedy)."))));
-  const tabs = h("div.tabs", { role: "tablist" }, tab("Let the model choose", false), frameIds.length > 0 && tab("", true));
-  const form = h("form", { onsubmit: create }, h("h2", null, "New batch"), frameIds.length > 0 && tabs, field("Task", task), ranked,
+  const saved = h("div", null, field("Plan", plan), h("div.faint", null, "The plan says which frames, how many and why; the filter of this page does not count."));
+  const tabs = h("div.tabs", { role: "tablist" }, tab("Let the model choose", "ranked"), frameIds.length > 0 && tab("", "hand"), plans.length > 0 && tab("Use a saved plan", "plan"));
+  const form = h("form", { onsubmit: create }, h("h2", null, "New batch"), tabs.children.length > 1 && tabs, field("Task", task), ranked, saved,
     h("label.check", null, push, h("span", null, "Send to the labellers at once", h("div.faint", null, "Needs a running Label Studio. Otherwise push it from the batch's page."))),
     wrong, h("div.foot", null, h("button", { type: "button", onclick: close }, "Cancel"), submit));
 
   function tab(title, mine) {
-    return h("button", { type: "button", role: "tab", "data-hand": mine, onclick: () => ((byHand = mine), draw()) }, title);
+    return h("button", { type: "button", role: "tab", "data-way": mine, onclick: () => ((way = mine), draw()) }, title);
   }
 
   function draw() {
     for (const one of tabs.children) {
-      const mine = one.dataset.hand === "true";
-      one.setAttribute("aria-selected", mine === byHand);
-      if (mine) put(one, `These ${plural(frameIds.length, "frame")}`);
+      one.setAttribute("aria-selected", one.dataset.way === way);
+      if (one.dataset.way === "hand") put(one, `These ${plural(frameIds.length, "frame")}`);
     }
-    ranked.hidden = byHand;
-    put(submit, byHand ? `Create batch of ${frameIds.length}` : "Choose frames");
+    ranked.hidden = way !== "ranked";
+    saved.hidden = way !== "plan";
+    put(submit, way === "hand" ? `Create batch of ${frameIds.length}` : "Choose frames");
   }
 
   async function create(event) {
@@ -68,11 +71,13 @@ export async function openBatchDialog({ frameIds = [], where = "", total = null,
     localStorage.setItem("batch.task", task.value);
     put(wrong);
     submit.disabled = true;
-    const body = byHand
-      ? { task: task.value, budget: frameIds.length, frame_ids: frameIds }
-      : { task: task.value, budget: Number(budget.value), acquisition: acquisition.value, diversity: diverse.checked ? "k_center_greedy" : null, where: filter.value };
+    const byWay = {
+      hand: () => ["/batches", { task: task.value, budget: frameIds.length, frame_ids: frameIds }],
+      ranked: () => ["/batches", { task: task.value, budget: Number(budget.value), acquisition: acquisition.value, diversity: diverse.checked ? "k_center_greedy" : null, where: filter.value }],
+      plan: () => ["/plans/run", { task: task.value, plan: plan.value }],
+    };
     try {
-      const batch = await post("/batches", body);
+      const batch = await post(...byWay[way]());
       if (push.checked) {
         await post(`/batches/${batch.batch_id}/push`).then(() => note("Sent to the labellers"), (fault) => note(fault.message, "bad"));
       }
@@ -80,7 +85,7 @@ export async function openBatchDialog({ frameIds = [], where = "", total = null,
       done();
       go(`/batches/${encodeURIComponent(batch.batch_id)}`);
     } catch (fault) {
-      put(wrong, fault.message, byHand && leaveOut(fault.details?.frame_ids ?? []));
+      put(wrong, fault.message, way === "hand" && leaveOut(fault.details?.frame_ids ?? []));
       submit.disabled = false;
     }
   }
@@ -102,7 +107,7 @@ export async function openBatchDialog({ frameIds = [], where = "", total = null,
   draw();
   put(dialog, form);
   dialog.showModal();
-  (byHand ? task : budget).focus();
+  (way === "hand" ? task : budget).focus();
 }
 
 function select(name, options, chosen) {

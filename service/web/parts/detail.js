@@ -4,13 +4,14 @@ import { get, imageUrl, previewUrl } from "./api.js";
 import { h, icon, note, put } from "./dom.js";
 import { cropper } from "./cropper.js";
 import { ago, count, figure, moment, percent, reasons, words } from "./format.js";
+import { markFrame } from "./marks.js";
 
 /**
- * Shows a frame over the page. `step(by)` goes to a neighbour, `close()` back, `like(id)` and `unlike(id)` search (the id may carry a box,
- * `ID@x0,y0,x1,y1`), `hit(id)` is how the search found it, `select(id)` toggles it,
+ * Shows a frame over the page. `close()` goes back, `like(id)` and `unlike(id)` search (the id may carry a box, `ID@x0,y0,x1,y1`), and where
+ * the page has an order and a selection, `step(by)` goes to a neighbour, `hit(id)` is how the search found it, `select(id)` toggles it,
  * `isSelected(id)` tells, `place(id)` gives "14 of 12,480" or "".
  */
-export function openDetail(frameId, { step, close, like, unlike, select, isSelected, place, hit }) {
+export function openDetail(frameId, { close, like, unlike, step = null, select = null, isSelected = () => false, place = () => "", hit = () => null }) {
   const image = h("img", { src: previewUrl(frameId), alt: "" });
   const large = new Image();
   large.addEventListener("load", () => {
@@ -25,15 +26,17 @@ export function openDetail(frameId, { step, close, like, unlike, select, isSelec
   const where = h("span.where", null);
   const node = h("div.detail", { role: "dialog", "aria-label": `Frame ${frameId}` },
     h("div.stage", null, image, crop.node,
-      h("button.step.prev", { title: "Previous (←)", "aria-label": "Previous", onclick: () => step(-1) }, icon("left")),
-      h("button.step.next", { title: "Next (→)", "aria-label": "Next", onclick: () => step(1) }, icon("right"))),
+      step && h("button.step.prev", { title: "Previous (←)", "aria-label": "Previous", onclick: () => step(-1) }, icon("left")),
+      step && h("button.step.next", { title: "Next (→)", "aria-label": "Next", onclick: () => step(1) }, icon("right"))),
     h("div.side", null,
       h("header", null, where, h("button.quiet.icon", { title: "Close (Esc)", "aria-label": "Close", onclick: close }, icon("cross"))),
       h("div.acts", null,
         h("button.small", { title: "m", onclick: () => like(frameId) }, "More like this"),
         h("button.small", { title: "l", onclick: () => unlike(frameId) }, "Less like this"),
         h("button.small", { title: "Then draw a box on the image", onclick: () => crop.begin() }, "Part…"),
-        selectButton,
+        h("button.small", { title: "y: yes, for the concept that is being taught", onclick: () => markFrame(frameId, "yes") }, "Yes"),
+        h("button.small", { title: "n: no, for the concept that is being taught", onclick: () => markFrame(frameId, "no") }, "No"),
+        select && selectButton,
         h("a.button.small", { href: `/trace/${frameId}`, title: "t" }, "Trace"),
         h("a.button.small", { href: imageUrl(frameId), target: "_blank" }, "Original", icon("out"))),
       body));

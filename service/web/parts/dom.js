@@ -27,7 +27,7 @@ function fill(node, classes, props, children) {
     if (value === null || value === undefined || (value === false && !isWritten(name))) continue;
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (name === "style") for (const [key, text] of Object.entries(value)) node.style.setProperty(key, text);
-    else if (name === "value") node.value = value;
+    else if (name === "value" && "value" in node) node.value = value;
     else if (name === "checked") node.checked = value;
     else node.setAttribute(name, value === true && !isWritten(name) ? "" : value);
   }
@@ -67,10 +67,10 @@ export function icon(name, extra = "") {
 
 let gone = null;
 
-/** One line at the foot of the window; errors stay longer. */
-export function note(text, kind = "") {
+/** One line (a text, or nodes) at the foot of the window; errors stay longer. */
+export function note(said, kind = "") {
   const home = document.getElementById("notes");
-  const node = h(`div.note${kind ? `.${kind}` : ""}`, null, text);
+  const node = h(`div.note${kind ? `.${kind}` : ""}`, null, said);
   put(home, node);
   clearTimeout(gone);
   gone = setTimeout(() => node.remove(), kind === "bad" ? 9000 : 3500);

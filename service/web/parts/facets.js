@@ -143,4 +143,4 @@ export function rangedWhere(terms, key, text) {
   return (text ? [...kept, `${key}:${text}`] : kept).join(" ");
 }
 
-const quoted = (value) => (/^[^\s",*\\]+\*?$/.test(value) ? value : `"${value.replace(/[\\"]/g, "\\$&")}"`);
+export const quoted = (value) => (/^[^\s",*\\]+\*?$/.test(value) ? value : `"${value.replace(/[\\"]/g, "\\$&")}"`);

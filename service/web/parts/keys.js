@@ -10,6 +10,7 @@ const KEYS = [
   ["Shift + click, Shift + arrows", "Select a range"],
   ["b", "Add the selection to a batch"],
   ["m and l", "More and less like this frame"],
+  ["y and n", "Yes and no for the concept that is being taught; the first asks for its name"],
   ["g", "One hit a drive, or all"],
   ["t", "Trace of this frame"],
   ["+ and −", "Larger or smaller thumbnails"],

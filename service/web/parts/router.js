@@ -53,7 +53,7 @@ function show() {
 function markNav(path) {
   for (const link of document.querySelectorAll("#nav a")) {
     const to = link.getAttribute("href");
-    const inside = to === "/" ? path === "/" : path.startsWith(to) || (to === "/models" && path.startsWith("/workflows"));
+    const inside = to === "/" ? path === "/" : path.startsWith(to) || (to === "/models" && path.startsWith("/workflows")) || (to === "/plans" && path === "/new-plan");
     if (inside) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }

@@ -1,0 +1,11 @@
+// What a part of a page shows when the API refuses: the message itself, in place, and the command where it names one.
+
+import { emptiness } from "./dom.js";
+
+/** A refusal as an empty state; a command in backquotes is shown apart so that it can be copied. */
+export function refusal(fault, action) {
+  const command = /`(mlpl [^`]+)`/.exec(fault.message)?.[1];
+  const sentence = fault.message.charAt(0).toUpperCase() + fault.message.slice(1);
+  const title = fault.status === 404 ? "Not found" : command ? "Nothing to show yet" : "This did not work";
+  return emptiness(title, sentence, command, action);
+}
