@@ -18,11 +18,11 @@ from infra.errors import InvalidInput
 from infra.platform import Platform
 from selection.fleet import frames, originals
 from selection.ingest import ingest as ingesting
-from selection.ingest import manifests, registration
+from selection.ingest import registration, rejects
 from selection.ingest.ingest import ingest
-from selection.ingest.manifests import ManifestEntry
 from selection.ingest.previews import Seen, see_missing
-from selection.ingest.sources import Reject
+from selection.ingest.sources import Reject, manifests
+from selection.ingest.sources.manifests import ManifestEntry
 from selection.pixels import images
 
 
@@ -92,7 +92,7 @@ def test_frames_are_seen_later_and_say_so(stores: Platform, tmp_path: Path) -> N
     assert seen.changed_at is not None
     assert seen.perceptual_hash is not None
     assert stores.objects.exists(seen.preview_key)
-    reasons = {Path(one.source).name: one.reason for one in ingesting.list_rejects(stores.database)}
+    reasons = {Path(one.source).name: one.reason for one in rejects.list_rejects(stores.database)}
     assert changed.digest in reasons["1.jpg"]
     assert hashlib.sha256(_jpeg(99)).hexdigest() in reasons["1.jpg"]
     assert "not there" in reasons["2.jpg"]

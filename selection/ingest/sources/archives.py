@@ -10,7 +10,10 @@ from urllib.parse import quote
 from infra.errors import InvalidInput
 from selection.fleet import metadata
 from selection.fleet.metadata import METADATA_NAME, FrameMetadata
-from selection.ingest.sources import Reject, SourceFile
+from selection.ingest.rejects import Reject
+from selection.ingest.sources.files import SourceFile
+from selection.ingest.sources.meter import Meter
+from selection.ingest.throttle import Throttle
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 LARGEST_MEMBER_BYTES = 256 * 1024 * 1024
@@ -24,16 +27,22 @@ def is_archive(source: str) -> bool:
     return path.name.lower().endswith(SUFFIXES) and path.is_file()
 
 
-def read(archive: Path) -> Iterator[SourceFile | Reject]:
+def read(
+    archive: Path, *, meter: Meter | None = None, throttle: Throttle | None = None
+) -> Iterator[SourceFile | Reject]:
     """Streams the files in it, in their order. A `metadata.jsonl` speaks for the files that come after it.
 
     Members that point outside the archive, links and devices are rejects; so is the rest of an archive that is cut short.
     """
+    meter, throttle = meter or Meter(unit="byte"), throttle or Throttle(None)
     base = archive.absolute().as_uri()
     said: dict[str, FrameMetadata] = {}
     try:
-        with tarfile.open(archive, mode="r|*") as tar:
+        with archive.open("rb") as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+            meter.size = archive.stat().st_size
             for member in tar:
+                throttle.take(int(file.tell() - meter.position))  # Of a packed archive, what was read of it counts.
+                meter.position = file.tell()
                 shown = metadata.valid_text(f"{archive}!{member.name}")
                 path = PurePosixPath(member.name)
                 if member.isdir() or path.name.startswith("."):
@@ -54,6 +63,7 @@ def read(archive: Path) -> Iterator[SourceFile | Reject]:
                         size_bytes=member.size,
                         said=said.get(name, FrameMetadata()),
                         data=_bytes(tar, member),
+                        container=metadata.valid_text(str(archive)),
                     )
     except (tarfile.TarError, EOFError, OSError) as exc:
         yield Reject(source=metadata.valid_text(str(archive)), reason=f"the archive is damaged or cut short: {exc}")
