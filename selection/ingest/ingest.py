@@ -124,7 +124,7 @@ def _opened(means: Means, kinds: opening.Kinds, metadata: Path | None, telling: 
         streams.append(_Stream(given=", ".join(given), items=items, meter=meter))
     for one in kinds.prefixes:
         meter = Meter(unit="file")
-        read = partial(buckets.read, platform.objects.lake, one.given, meter=meter)
+        read = partial(buckets.read, platform.objects.lake, one.given, meter=meter, tally=means.tally)
         streams.append(_Stream(given=one.given, items=partial(_at_site, read, one.site), meter=meter))
     for one in kinds.archives:
         meter = Meter(unit="byte", size=one.path.stat().st_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 from urllib.parse import quote
 
 from infra.errors import InvalidInput
@@ -40,9 +41,7 @@ def read(
     try:
         with archive.open("rb") as file, tarfile.open(fileobj=file, mode="r|*") as tar:
             meter.size = archive.stat().st_size
-            for member in tar:
-                throttle.take(int(file.tell() - meter.position))  # Of a packed archive, what was read of it counts.
-                meter.position = file.tell()
+            for member in _passing(tar, file, meter=meter, throttle=throttle):
                 shown = metadata.valid_text(f"{archive}!{member.name}")
                 path = PurePosixPath(member.name)
                 if member.isdir() or path.name.startswith("."):
@@ -67,6 +66,19 @@ def read(
                     )
     except (tarfile.TarError, EOFError, OSError) as exc:
         yield Reject(source=metadata.valid_text(str(archive)), reason=f"the archive is damaged or cut short: {exc}")
+
+
+def _passing(tar: tarfile.TarFile, file: BinaryIO, *, meter: Meter, throttle: Throttle) -> Iterator[tarfile.TarInfo]:
+    """The members; of a packed archive the bytes count that were read of it, not those that come out."""
+
+    def count() -> None:
+        throttle.take(int(file.tell() - meter.position))
+        meter.position = file.tell()
+
+    for member in tar:
+        count()
+        yield member
+    count()
 
 
 def _take_list(data: bytes, said: dict[str, FrameMetadata], *, folder: PurePosixPath, shown: str) -> Iterator[Reject]:

@@ -12,6 +12,7 @@ from infra.lake import Lake
 from selection.fleet import metadata
 from selection.fleet.metadata import METADATA_NAME, FrameMetadata
 from selection.ingest.rejects import Reject
+from selection.ingest.report import Tally
 from selection.ingest.sources.files import SourceFile
 from selection.ingest.sources.meter import Meter
 
@@ -24,7 +25,7 @@ def is_prefix(source: str) -> bool:
     return source.startswith("s3://")
 
 
-def read(lake: Lake, prefix: str, *, meter: Meter) -> Iterator[SourceFile | Reject]:
+def read(lake: Lake, prefix: str, *, meter: Meter, tally: Tally) -> Iterator[SourceFile | Reject]:
     """The objects under a prefix; those that a list does not name are left out, and those that it names in vain are missing.
 
     Raises:
@@ -47,6 +48,8 @@ def read(lake: Lake, prefix: str, *, meter: Meter) -> Iterator[SourceFile | Reje
             yield SourceFile(path=uri, name=name, size_bytes=size_bytes, said=FrameMetadata())
         elif name in said:
             yield SourceFile(path=uri, name=name, size_bytes=size_bytes, said=said.pop(name))
+        else:
+            tally.ignored += 1
     for name in said or ():
         yield Reject(source=home + name, reason=f"is not there, but {home}{METADATA_NAME} lists it", kind="missing")
 

@@ -149,7 +149,7 @@ def _parquet(manifest: Path, meter: Meter) -> Iterator[tuple[int, dict[str, Any]
             number = 0
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
                 names = batch.schema.names
-                for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                for values in zip(*(_values(column) for column in batch.columns), strict=True):
                     number += 1
                     meter.position = number
                     found = {key: _plain(value) for key, value in zip(names, values, strict=True) if not _absent(value)}
@@ -210,6 +210,15 @@ def _typed(key: str, cell: str) -> Any:
     if found := _NUMBER.fullmatch(cell):
         return float(cell) if found[2] or found[3] else int(cell)
     return {"true": True, "false": False}.get(cell.lower(), cell)
+
+
+def _values(column: Any) -> list[Any]:
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":  # Python's own times end at microseconds.
+        column = column.cast(pa.timestamp("us", tz=column.type.tz), safe=False)
+    found: list[Any] = column.to_pylist()
+    return found
 
 
 def _absent(value: Any) -> bool:

@@ -6,6 +6,7 @@ not depend on the processor. So a frame that is in the fleet already is known by
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 from collections.abc import Iterator
@@ -13,12 +14,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from infra.errors import InvalidInput
+from infra.errors import Denied, InvalidInput, NotFound
 from infra.lake import Lake
 from selection.fleet import frames, metadata
+from selection.ingest import rejects
 from selection.ingest.rejects import Reject
 from selection.ingest.sources.files import SourceFile
 from selection.ingest.sources.meter import Meter
@@ -117,16 +119,18 @@ def read(
     from av.error import FFmpegError
 
     shown, told = video.shown, _Told()
-    if not video.size_bytes and not video.path.startswith("s3://"):
-        yield Reject(source=shown, reason="the file is empty")
-        return
     try:
-        with _open(video, lake) as file, av.open(file, mode="r", metadata_errors="ignore") as container:
-            yield from _frames(container, video, options, told=told, meter=meter, throttle=throttle)
+        with _open(video, lake) as file:
+            _check_bytes(file, video)
+            with av.open(file, mode="r", metadata_errors="ignore") as container:
+                yield from _frames(container, video, options, told=told, meter=meter, throttle=throttle)
     except FileNotFoundError:
         yield Reject(source=shown, reason="the file is not there", kind="missing")
         return
-    except (FFmpegError, InvalidInput, OSError, ValueError, IndexError) as exc:
+    except (NotFound, Denied, InvalidInput) as exc:
+        yield rejects.refused(shown, exc)
+        return
+    except (FFmpegError, OSError, ValueError, IndexError) as exc:
         told.problem = getattr(exc, "strerror", None) or str(exc)
         if not told.given and not told.reached_s:
             yield Reject(source=shown, reason=f"not a video that can be read, or cut short: {told.problem}")
@@ -135,14 +139,30 @@ def read(
         yield Reject(source=shown, reason=problem)
 
 
-def _open(video: SourceFile, lake: Lake) -> Any:
+def _open(video: SourceFile, lake: Lake) -> io.BufferedIOBase:
     if video.data is not None:
         return io.BytesIO(video.data)
     if not video.path.startswith("s3://"):
         return Path(video.path).open("rb")
     if video.size_bytes > LARGEST_REMOTE_BYTES:
-        raise OSError(f"larger than {LARGEST_REMOTE_BYTES >> 20} MiB; copy it to a disk and ingest it from there")
+        raise InvalidInput(f"larger than {LARGEST_REMOTE_BYTES >> 20} MiB; copy it to a disk and ingest it from there")
     return io.BytesIO(lake.read(video.path))
+
+
+def _check_bytes(file: io.BufferedIOBase, video: SourceFile) -> None:
+    """Whether there are any, and whether they are what their list announces.
+
+    Raises:
+        InvalidInput: They are not.
+    """
+    if not file.seek(0, io.SEEK_END):
+        raise InvalidInput("the file is empty")
+    file.seek(0)
+    if video.digest is not None:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != video.digest:
+            raise InvalidInput(f"its bytes have the digest {digest}, but the manifest announces {video.digest}")
+        file.seek(0)
 
 
 def _frames(

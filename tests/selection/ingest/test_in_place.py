@@ -206,3 +206,68 @@ def test_previews_of_frames_in_place_are_made_on_demand(stores: Platform, tmp_pa
     )
     assert images.open_image(made, max_pixels=10_000).width == 64
     assert stores.objects.exists(frame.preview_key)
+
+
+def test_parquet_may_hold_what_json_cannot(stores: Platform, tmp_path: Path) -> None:
+    import decimal
+    from datetime import date, time
+
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    _lake(tmp_path / "lake", 1)
+    columns = {
+        "uri": ["0.jpg"],
+        "captured_at": pa.array([1_772_350_200_123_456_789], pa.timestamp("ns")),
+        "lat": [float("nan")],
+        "lon": [float("nan")],
+        "price": [decimal.Decimal("1.5")],
+        "day": [date(2026, 3, 1)],
+        "hour": [time(7, 30)],
+        "raw": [b"\x01"],
+        "nested": [{"a": [date(2026, 3, 1)]}],
+    }
+    parquet.write_table(pa.table(columns), tmp_path / "lake" / "list.parquet")
+    report = ingest(stores, [str(tmp_path / "lake" / "list.parquet")])
+    assert (report.added, report.rejected_count) == (1, 0)
+    frame = frames.by_rows(stores.database, [0])[0]
+    assert frame.attributes == {
+        "price": 1.5,
+        "day": "2026-03-01",
+        "hour": "07:30:00",
+        "raw": "01",
+        "nested": {"a": ["2026-03-01"]},
+    }
+    assert frame.location is None
+    assert frame.captured_at is not None
+    assert frame.captured_at.microsecond == 123_000
+
+
+def test_a_csv_line_in_another_encoding_does_not_end_the_rest(stores: Platform, tmp_path: Path) -> None:
+    _lake(tmp_path / "lake", 2)
+    (tmp_path / "lake" / "list.csv").write_bytes(b"uri,weather\nM\xfcller.jpg,rain\n0.jpg,fog\n1.jpg,fog\n")
+    report = ingest(stores, [str(tmp_path / "lake" / "list.csv")])
+    assert (report.added, report.missing, report.broken) == (2, 1, 0)
+
+
+def test_what_a_manifest_names_in_vain_is_missing(stores: Platform, tmp_path: Path) -> None:
+    _lake(tmp_path / "lake", 4, digests=False)
+    for i in (1, 2):
+        (tmp_path / "lake" / f"{i}.jpg").unlink()
+    (tmp_path / "lake/3.jpg").write_bytes(b"")
+    report = ingest(stores, [str(tmp_path / "lake" / "list.jsonl")])
+    assert (report.added, report.missing, report.broken) == (1, 2, 1)
+    assert [Path(one.source).name for one in report.examples["missing"]] == ["1.jpg", "2.jpg"]
+    assert "1 added, 0 already present, 2 missing, 1 broken" in report.summary()
+    assert {one.kind for one in rejects.list_rejects(stores.database)} == {"missing", "broken"}
+
+
+def test_a_video_in_a_manifest_is_not_registered_as_a_frame(stores: Platform, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"none")
+    line = {"uri": "a.mp4", "digest": hashlib.sha256(b"none").hexdigest()}
+    (tmp_path / "list.jsonl").write_text(json.dumps(line))
+    report = ingest(stores, [str(tmp_path / "list.jsonl")], in_place=True)
+    assert (report.added, report.broken) == (0, 1)
+    assert "not a video" in report.rejected[0].reason
+    (tmp_path / "a.mp4").write_bytes(b"other")
+    assert "the manifest announces" in ingest(stores, [str(tmp_path / "list.jsonl")]).rejected[0].reason

@@ -26,6 +26,7 @@ from selection.ingest.sources import SourceFile, videos
 from selection.ingest.sources.meter import Meter
 from selection.ingest.sources.videos import VideoOptions
 from selection.ingest.throttle import Throttle
+from tests.selection.ingest.conftest import VideoMaker
 
 START = datetime(2026, 3, 1, 7, 30, tzinfo=UTC)
 
@@ -34,31 +35,6 @@ START = datetime(2026, 3, 1, 7, 30, tzinfo=UTC)
 def stores(platform: Platform) -> Platform:
     documents.ensure_indexes(platform.database, frames.INDEXES | ingesting.INDEXES)
     return platform
-
-
-def _video(
-    path: Path,
-    *,
-    seconds: int = 4,
-    seed: int = 0,
-    codec: str = "libx264",
-    created: str | None = None,
-    options: dict[str, str] | None = None,
-) -> Path:
-    """Ten pictures a second, a key frame every half second, all different."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    blocks = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
-    with av.open(str(path), "w", options=options or {}) as container:
-        if created is not None:
-            container.metadata["creation_time"] = created
-        stream: Any = container.add_stream(codec, rate=10)
-        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
-        stream.codec_context.gop_size = 5
-        for i in range(seconds * 10):
-            picture = av.VideoFrame.from_ndarray(np.roll(blocks, 3 * i, axis=1), format="rgb24")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-    return path
 
 
 def _half(path: Path) -> None:
@@ -81,13 +57,15 @@ def _times(found: list[SourceFile | Reject]) -> list[float]:
     ("name", "codec"),
     [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "mpeg4"), ("a.mov", "libx264"), ("a.TS", "libx264")],
 )
-def test_a_video_gives_a_frame_a_second_once(stores: Platform, tmp_path: Path, name: str, codec: str) -> None:
-    path = _video(tmp_path / "d17" / "made.mkv", codec=codec) if name == "a.TS" else tmp_path / "d17" / name
+def test_a_video_gives_a_frame_a_second_once(
+    stores: Platform, make_video: VideoMaker, tmp_path: Path, name: str, codec: str
+) -> None:
+    path = make_video(tmp_path / "d17" / "made.mkv", codec=codec) if name == "a.TS" else tmp_path / "d17" / name
     if name == "a.TS":
-        _video(path.with_suffix(".ts")).rename(tmp_path / "d17" / name)
+        make_video(path.with_suffix(".ts")).rename(tmp_path / "d17" / name)
         path.unlink()
     else:
-        _video(path, codec=codec)
+        make_video(path, codec=codec)
     report = ingest(stores, [str(tmp_path)])
     assert (report.added, report.rejected_count) == (4, 0)
     report = ingest(stores, [str(tmp_path / "d17" / name)])
@@ -100,8 +78,8 @@ def test_a_video_gives_a_frame_a_second_once(stores: Platform, tmp_path: Path, n
     assert uri == f"{(tmp_path / 'd17' / name).as_uri()}#t=00002.000000"
 
 
-def test_frames_show_what_the_video_shows(stores: Platform, tmp_path: Path) -> None:
-    found = _read(_video(tmp_path / "a.mp4"), stores)[1]
+def test_frames_show_what_the_video_shows(stores: Platform, make_video: VideoMaker, tmp_path: Path) -> None:
+    found = _read(make_video(tmp_path / "a.mp4"), stores)[1]
     assert isinstance(found, SourceFile)
     with av.open(str(tmp_path / "a.mp4")) as container:
         pictures = [picture.to_ndarray(format="rgb24") for picture in container.decode(video=0)]
@@ -110,8 +88,8 @@ def test_frames_show_what_the_video_shows(stores: Platform, tmp_path: Path) -> N
     assert errors[10] < 0.5 * min(errors[:10] + errors[11:])
 
 
-def test_the_rate_and_key_frames(stores: Platform, tmp_path: Path) -> None:
-    path = _video(tmp_path / "a.mp4")
+def test_the_rate_and_key_frames(stores: Platform, make_video: VideoMaker, tmp_path: Path) -> None:
+    path = make_video(tmp_path / "a.mp4")
     assert _times(_read(path, stores, fps=2.5)) == pytest.approx([0, 0.4, 0.8, 1.2, 1.6, 2.0, 2.4, 2.8, 3.2, 3.6])
     assert len(_read(path, stores, fps=1000)) == 40, "no more than there are"
     assert _times(_read(path, stores, fps=0.3)) == pytest.approx([0, 3.4])
@@ -120,9 +98,9 @@ def test_the_rate_and_key_frames(stores: Platform, tmp_path: Path) -> None:
         VideoOptions(fps=0)
 
 
-def test_when_a_video_begins(stores: Platform, tmp_path: Path) -> None:
-    said = _video(tmp_path / "a.mp4", created="2026-03-01T07:30:00.000000Z")
-    never_set = _video(tmp_path / "b.mp4", created="1970-01-01T00:00:00.000000Z", seed=1)
+def test_when_a_video_begins(stores: Platform, make_video: VideoMaker, tmp_path: Path) -> None:
+    said = make_video(tmp_path / "a.mp4", created="2026-03-01T07:30:00.000000Z")
+    never_set = make_video(tmp_path / "b.mp4", created="1970-01-01T00:00:00.000000Z", seed=1)
 
     def first(path: Path, **options: Any) -> tuple[datetime | None, datetime | None]:
         one, two, *_ = [item for item in _read(path, stores, **options) if isinstance(item, SourceFile)]
@@ -134,8 +112,8 @@ def test_when_a_video_begins(stores: Platform, tmp_path: Path) -> None:
     assert first(never_set) == (None, None)
 
 
-def test_a_list_speaks_for_a_video(stores: Platform, tmp_path: Path) -> None:
-    _video(tmp_path / "a.mp4")
+def test_a_list_speaks_for_a_video(stores: Platform, make_video: VideoMaker, tmp_path: Path) -> None:
+    make_video(tmp_path / "a.mp4")
     line = '{"file": "a.mp4", "captured_at": "2026-03-01T07:30:00Z", "drive": "d1", "camera": "front", "weather": "rain"}\n'
     (tmp_path / "metadata.jsonl").write_text(line)
     assert ingest(stores, [f"ulm={tmp_path}"]).added == 4
@@ -162,16 +140,22 @@ def _damage_middle(path: Path) -> None:
     ],
 )
 def test_a_broken_video_is_named_and_its_frames_up_to_there_are_kept(
-    stores: Platform, tmp_path: Path, name: str, break_it: Callable[[Path], None], kept: int, reason: str
+    stores: Platform,
+    make_video: VideoMaker,
+    tmp_path: Path,
+    name: str,
+    break_it: Callable[[Path], None],
+    kept: int,
+    reason: str,
 ) -> None:
-    path = _video(tmp_path / name, options={"movflags": "faststart"} if name == "cut.mp4" else None)
+    path = make_video(tmp_path / name, options={"movflags": "faststart"} if name == "cut.mp4" else None)
     break_it(path)
-    _video(tmp_path / "good.mp4", seed=1)
+    make_video(tmp_path / "good.mp4", seed=1)
     report = ingest(stores, [str(tmp_path)])
     assert report.added >= 4 + kept
     assert [(one.source, one.kind) for one in report.rejected] == [(str(path), "broken")]
     assert reason in report.rejected[0].reason
-    _video(path)
+    make_video(path)
     assert ingest(stores, [str(tmp_path)]).rejected_count == 0
     assert rejects.list_rejects(stores.database) == [], "a video that is whole again is off the list"
 
@@ -185,15 +169,19 @@ def test_sound_alone_is_no_video(stores: Platform, tmp_path: Path) -> None:
     assert "no pictures" in ingest(stores, [str(tmp_path)]).rejected[0].reason
 
 
-def test_in_place_leaves_the_video_and_keeps_its_frames(stores: Platform, tmp_path: Path) -> None:
-    ingest(stores, [str(_video(tmp_path / "a.mp4"))], in_place=True)
+def test_in_place_leaves_the_video_and_keeps_its_frames(
+    stores: Platform, make_video: VideoMaker, tmp_path: Path
+) -> None:
+    ingest(stores, [str(make_video(tmp_path / "a.mp4"))], in_place=True)
     frame = frames.by_rows(stores.database, [0])[0]
     assert frame.object_uri is None
     assert stores.objects.exists(frame.object_key)
 
 
-def test_a_killed_ingest_of_a_video_goes_on(stores: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = _video(tmp_path / "a.mp4")
+def test_a_killed_ingest_of_a_video_goes_on(
+    stores: Platform, make_video: VideoMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_video(tmp_path / "a.mp4")
     monkeypatch.setattr(ingesting, "BATCH_FILES", 2)
     real, calls = ingesting.intake.take_in, []
 
@@ -212,8 +200,8 @@ def test_a_killed_ingest_of_a_video_goes_on(stores: Platform, tmp_path: Path, mo
     assert (report.added, report.already_present) == (2, 2)
 
 
-def test_the_throttle_counts_the_videos_own_bytes(stores: Platform, tmp_path: Path) -> None:
-    path = _video(tmp_path / "a.mp4")
+def test_the_throttle_counts_the_videos_own_bytes(stores: Platform, make_video: VideoMaker, tmp_path: Path) -> None:
+    path = make_video(tmp_path / "a.mp4")
     waits: list[float] = []
     throttle = Throttle(8.0, clock=lambda: 0.0, sleep=waits.append)
     file = SourceFile(path=str(path), name=path.name, size_bytes=path.stat().st_size, said=FrameMetadata())
