@@ -213,4 +213,7 @@ def _repair(platform: Platform, present: Mapping[FrameId, _Read], *, pool: Threa
 def _differs(said: FrameMetadata, stored: Mapping[str, Any]) -> bool:
     """Whether a file says something about its frame that is not what is kept."""
     new = asdict(said) | {"location": list(said.location) if said.location else None}
-    return any(new[name] and new[name] != stored.get(name) for name in stored)
+    kept = stored["attributes"] or {}
+    if any(kept.get(key) != value for key, value in new.pop("attributes").items()):
+        return True
+    return any(new[name] and new[name] != stored.get(name) for name in stored if name in new)

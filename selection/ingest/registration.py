@@ -94,7 +94,7 @@ def register(
     added = frames.register(db, facts)
     if joiner.active and len(added) < len(facts):
         known = frames.known(db, [one.frame_id for one in facts if one.frame_id not in added])
-        joiner.update(db, dict.fromkeys(known), known=known, now=now)
+        joiner.update(db, dict.fromkeys(known), known=known, now=now, is_counted=True)
     remaining = set(added)
     sightings = []
     for one in facts:

@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import quote
 
-from infra.errors import InvalidInput
 from selection.fleet import metadata
 from selection.fleet.metadata import METADATA_NAME, FrameMetadata
 from selection.ingest.rejects import Reject
+from selection.ingest.sources import lists
 from selection.ingest.sources.files import SourceFile
 from selection.ingest.sources.meter import Meter
 from selection.ingest.throttle import Throttle
@@ -82,13 +82,9 @@ def _passing(tar: tarfile.TarFile, file: BinaryIO, *, meter: Meter, throttle: Th
 
 
 def _take_list(data: bytes, said: dict[str, FrameMetadata], *, folder: PurePosixPath, shown: str) -> Iterator[Reject]:
-    for number, line in enumerate(data.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = metadata.parse_line(line)
-        except InvalidInput as exc:
-            yield Reject(source=f"{shown}:{number}", reason=f"bad metadata line {number}: {exc.message}")
+    for _, entry in lists.read(data.splitlines(), shown=shown):
+        if isinstance(entry, Reject):
+            yield entry
         else:
             said[str(folder / entry.file)] = entry
 

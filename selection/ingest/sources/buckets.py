@@ -9,10 +9,10 @@ from itertools import islice
 
 from infra.errors import InvalidInput, NotFound
 from infra.lake import Lake
-from selection.fleet import metadata
 from selection.fleet.metadata import METADATA_NAME, FrameMetadata
 from selection.ingest.rejects import Reject
 from selection.ingest.report import Tally
+from selection.ingest.sources import lists
 from selection.ingest.sources.files import SourceFile
 from selection.ingest.sources.meter import Meter
 
@@ -67,17 +67,10 @@ def _ahead(listing: Iterator[tuple[str, int]], meter: Meter) -> Iterator[tuple[s
 
 
 def _take_list(data: bytes, said: dict[str, FrameMetadata], *, home: str) -> Iterator[Reject]:
-    for number, line in enumerate(data.splitlines(), start=1):
-        if not line.strip():
-            continue
-        source = f"{home}{METADATA_NAME}:{number}"
-        try:
-            entry = metadata.parse_line(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
-        except InvalidInput as exc:
-            yield Reject(source=source, reason=f"bad metadata line {number}: {exc.message}")
-            continue
-        name = posixpath.normpath(entry.file)
-        if name.startswith(("../", "/")):
-            yield Reject(source=source, reason=f"{entry.file} points outside {home}")
+    for number, entry in lists.read(data.splitlines(), shown=home + METADATA_NAME):
+        if isinstance(entry, Reject):
+            yield entry
+        elif (name := posixpath.normpath(entry.file)).startswith(("../", "/")):
+            yield Reject(source=f"{home}{METADATA_NAME}:{number}", reason=f"{entry.file} points outside {home}")
         else:
             said[name] = entry

@@ -18,6 +18,7 @@ from infra.errors import InvalidInput
 from selection.fleet import metadata
 from selection.fleet.metadata import METADATA_NAME, FrameMetadata
 from selection.ingest.rejects import Reject
+from selection.ingest.sources import lists
 from selection.ingest.sources.files import SourceFile
 from selection.ingest.tracks.reading import TRACK_NAMES
 
@@ -131,7 +132,7 @@ class Sources:
         prefixes = tuple(folder.rstrip(os.sep) + os.sep for folder in folders)
         tracks: dict[str, str | None] = {}
         listed_here = 0
-        for number, said in _lines(listing):
+        for number, said in lists.read(_lines(listing), shown=listing):
             if isinstance(said, Reject):
                 yield said
                 continue
@@ -182,26 +183,16 @@ def _metadata_for_folder(folder: str) -> str | None:
     return None
 
 
-def _lines(listing: str) -> Iterator[tuple[int, FrameMetadata | Reject]]:
+def _lines(listing: str) -> Iterator[bytes]:
     try:
         file = Path(listing).open("rb")  # noqa: SIM115  # Closed below; opening is the part that may be refused.
     except OSError as exc:
         raise InvalidInput(f"cannot read {listing}: {exc.strerror}") from exc
     with file:
-        number = 0
         while line := file.readline(_LONGEST_LINE):
-            number += 1
-            if not line.strip():
-                continue
             if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
-                raise InvalidInput(
-                    f"{listing}, line {number}: longer than {_LONGEST_LINE >> 20} MiB; is this JSON Lines?"
-                )
-            try:
-                # Editors on some systems put a byte order mark in front.
-                yield number, metadata.parse_line(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
-            except InvalidInput as exc:
-                yield number, Reject(source=f"{listing}:{number}", reason=f"bad metadata line {number}: {exc.message}")
+                raise InvalidInput(f"a line of {listing} is longer than {_LONGEST_LINE >> 20} MiB; is this JSON Lines?")
+            yield line
 
 
 def _track_in(folder: str) -> str | None:

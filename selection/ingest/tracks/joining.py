@@ -122,17 +122,19 @@ class Joiner:
         *,
         known: Mapping[FrameId, Mapping[str, Any]],
         now: datetime,
+        is_counted: bool = False,
     ) -> None:
         """Adds to the records of frames of earlier ingests what the tracks know of them.
 
         Args:
             beside: The frames, each with the track file beside it.
             known: Their descriptive parts.
+            is_counted: Whether their files were counted by `fill` already.
         """
         changes: dict[FrameId, dict[str, Any]] = {}
         for frame_id, path in beside.items():
             if self._given or path is not None:
-                found = self._added(known[frame_id], beside=path)
+                found = self._added(known[frame_id], beside=path, is_counted=is_counted)
                 changed = _changed(found, known[frame_id])
                 if changed:
                     changes[frame_id] = changed
@@ -144,18 +146,19 @@ class Joiner:
             return None
         return TrackOutcome(**self._counts, notes=(*self._failed, *self._problems.lines()))
 
-    def _added(self, known: Mapping[str, Any], *, beside: str | None) -> dict[str, Any]:
+    def _added(self, known: Mapping[str, Any], *, beside: str | None, is_counted: bool = False) -> dict[str, Any]:
         """What the tracks know of a frame and it does not say itself, with the note of where that is from."""
         with self._lock:
             self._used = True
             candidates = list(self._candidates(known, beside))
+            step = 0 if is_counted else 1
             if known["captured_at"] is None or not candidates:
-                self._counts["without_track" if not candidates else "without_time"] += 1
+                self._counts["without_track" if not candidates else "without_time"] += step
                 return {}
             time_us = (known["captured_at"] - _EPOCH) // timedelta(microseconds=1)
             near = ((one, one.at(time_us, tolerance_us=self._tolerance_us)) for one in candidates)
             track, found = next(((one, values) for one, values in near if values), (candidates[0], {}))
-            self._counts["joined" if found else "too_far"] += 1
+            self._counts["joined" if found else "too_far"] += step
         attributes = known["attributes"] or {}
         filled = (attributes.get(_NOTE) or {}).get("keys", ()) if isinstance(attributes.get(_NOTE), dict) else ()
         said = {*attributes, *((LOCATION,) if known["location"] else ())} - set(filled)

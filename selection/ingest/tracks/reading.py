@@ -128,6 +128,8 @@ def read(path: Path, *, speed_unit: SpeedUnit, problems: Problems) -> dict[Key, 
                 problems.bad(f"{path}:{number}", str(exc))
             else:
                 points.setdefault(key, []).append(point)
+    except FileNotFoundError as exc:
+        raise InvalidInput(f"the track {path} does not exist") from exc
     except (OSError, UnicodeError, csv.Error) as exc:
         raise InvalidInput(f"cannot read the track {path}: {exc}") from exc
     source = path.absolute().as_uri()
@@ -234,7 +236,10 @@ def _time_us(cell: Any, us_per_unit: float | None) -> tuple[int, bool]:
     if cell in (None, ""):
         raise ValueError("it has no time")
     if isinstance(cell, str) and not re.fullmatch(r"\s*[+-]?[\d.]+([eE][+-]?\d+)?\s*", cell):
-        cell = datetime.fromisoformat(cell.strip())
+        try:
+            cell = datetime.fromisoformat(cell.strip())
+        except ValueError as exc:
+            raise ValueError(f"{cell[:40]!r} is neither a time in ISO 8601 nor a number") from exc
     if isinstance(cell, datetime):
         aware = cell.replace(tzinfo=UTC) if cell.tzinfo is None else cell
         return (aware - _EPOCH) // timedelta(microseconds=1), cell.tzinfo is not None

@@ -104,6 +104,7 @@ def test_frames_of_earlier_ingests_are_joined_and_the_columns_follow(stores: Pla
     before = list(stores.database.frames.find())
     _ingest(stores, folder, track)
     assert list(stores.database.frames.find()) == before, "joining again changes nothing"
+    assert ingest(stores, [str(folder)]).metadata_kept == 0, "what a track added contradicts no one"
     _ingest(stores, folder, _track(tmp_path / "u.csv", [f"{START_S + 1.5},0.5,0.5,20,0"]), tolerance_s=0.0)
     frame = frames.by_rows(stores.database, [1])[0]
     assert (frame.location, frame.attributes["speed_kph"]) == ((0.5, 0.5), 72.0), (
@@ -124,7 +125,9 @@ def test_frames_in_place_are_joined_too(stores: Platform, tmp_path: Path) -> Non
     line = {"uri": "s3://lake/a.jpg", "digest": "a" * 64, "captured_at": (START + timedelta(seconds=0.5)).isoformat()}
     (tmp_path / "list.jsonl").write_text(json.dumps(line))
     for tracks in ((), (_track(tmp_path / "t.csv", _rows()),)):
-        ingest(stores, [str(tmp_path / "list.jsonl")], in_place=True, tracks=TrackOptions(files=tracks))
+        report = ingest(stores, [str(tmp_path / "list.jsonl")], in_place=True, tracks=TrackOptions(files=tracks))
+    assert report.tracks is not None
+    assert report.tracks.joined == 1
     assert frames.by_rows(stores.database, [0])[0].location == (35.5, 136.5)
 
 
@@ -215,7 +218,7 @@ def test_parquet_says_the_same(tmp_path: Path) -> None:
         ("t.csv", "time,colour\n1,2\n", "none of lat and lon"),
         ("t.csv", "", "no column `time`"),
         ("t.parquet", "no", "not Parquet"),
-        ("gone.csv", None, "cannot read the track"),
+        ("gone.csv", None, "does not exist"),
     ],
 )
 def test_what_is_no_track_is_refused_before_anything_is_done(
