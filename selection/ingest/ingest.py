@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from infra.errors import BackendUnavailable, Denied, InvalidInput, NotFound, StorageFull
+from infra.errors import BackendUnavailable, Denied, InvalidInput, MlplError, NotFound
 from infra.logs import get_logger
 from infra.platform import Platform
 from selection.ingest import intake, registration, rejects
@@ -87,6 +87,7 @@ def ingest(
     """
     started = time.monotonic()
     telling, tally = _Progress(tell=progress), Tally()
+    failures: list[MlplError] = []
     video = video or VideoOptions()
     joiner = Joiner(tracks or TrackOptions())
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="ingest") as pool:
@@ -101,12 +102,14 @@ def ingest(
         streams = _opened(means, opening.by_kind(sources, site=site, in_place=in_place), metadata, telling)
         telling.meters += [stream.meter for stream in streams]
         try:
-            for batch in _batches(_items(means, streams, video)):
+            for batch in _batches(_items(means, streams, video, failures)):
                 intake.take_in(means, batch)
                 telling.add(len(batch))
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+    if failures and len(streams) == 1:
+        raise failures[0]
     report = tally.report(seconds=time.monotonic() - started, tracks=joiner.outcome())
     _log.info("ingested", added=report.added, already_present=report.already_present, rejected=report.rejected_count)
     return report
@@ -149,8 +152,10 @@ def _walked(walk: Sources, *, site: str | None, meter: Meter, tally: Tally) -> I
     tally.ignored += walk.ignored
 
 
-def _items(means: Means, streams: Sequence[_Stream], video: VideoOptions) -> Iterator[SourceFile | Reject]:
-    """Everything from all sources, with the frames of a video in its place. One of several that fails does not end the rest."""
+def _items(
+    means: Means, streams: Sequence[_Stream], video: VideoOptions, failures: list[MlplError]
+) -> Iterator[SourceFile | Reject]:
+    """Everything from all sources, with the frames of a video in its place. A source that fails does not end what it gave before, nor the others."""
     for stream in streams:
         try:
             for item in stream.items():
@@ -158,10 +163,10 @@ def _items(means: Means, streams: Sequence[_Stream], video: VideoOptions) -> Ite
                     stream.meter.items += 1
                     yield one
         except (NotFound, Denied, BackendUnavailable, InvalidInput) as exc:
-            if len(streams) == 1 or isinstance(exc, StorageFull):
-                raise
-            means.tally.failed.append(stream.given)
-            yield rejects.refused(stream.given, exc)
+            failures.append(exc)
+            if len(streams) > 1:
+                means.tally.failed.append(stream.given)
+                yield rejects.refused(stream.given, exc)
         stream.meter.finished = True
 
 

@@ -68,21 +68,29 @@ def listed(
                 means.tally.sightings_added += done.sightings_added
                 report(done.added + done.already_present)
 
-        for item in entries():
-            if isinstance(item, Reject):
-                yield item
-            elif means.in_place and item.digest is not None and not videos.is_video(item.name):
-                meter.items += 1
-                waiting.append(item)
-                if len(waiting) == BATCH_ENTRIES:
-                    wait()
-                    writing = send()
-                    waiting.clear()
-            else:
-                yield _file(item)
-        wait()
-        writing = send() if waiting else None
-        wait()
+        def finish() -> None:
+            nonlocal writing
+            wait()
+            writing = send() if waiting else None
+            wait()
+
+        try:
+            for item in entries():
+                if isinstance(item, Reject):
+                    yield item
+                elif means.in_place and item.digest is not None and not videos.is_video(item.name):
+                    meter.items += 1
+                    waiting.append(item)
+                    if len(waiting) == BATCH_ENTRIES:
+                        wait()
+                        writing = send()
+                        waiting.clear()
+                else:
+                    yield _file(item)
+        except InvalidInput:
+            finish()  # What a damaged manifest lists up to there is as good as ever.
+            raise
+        finish()
 
 
 def register(

@@ -271,3 +271,20 @@ def test_a_video_in_a_manifest_is_not_registered_as_a_frame(stores: Platform, tm
     assert "not a video" in report.rejected[0].reason
     (tmp_path / "a.mp4").write_bytes(b"other")
     assert "the manifest announces" in ingest(stores, [str(tmp_path / "list.jsonl")]).rejected[0].reason
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_what_a_manifest_lists_before_it_is_damaged_is_taken_in(
+    stores: Platform, tmp_path: Path, in_place: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = _lake(tmp_path / "lake", 3)
+    real = manifests._json_lines
+
+    def breaks(path: Path, meter: Any) -> Any:
+        yield from real(path, meter)
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(manifests, "_json_lines", breaks)
+    with pytest.raises(InvalidInput, match="the disk is gone"):
+        ingest(stores, [str(manifest)], in_place=in_place)
+    assert frames.row_count(stores.database) == 3
