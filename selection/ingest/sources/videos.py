@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 from infra.errors import Denied, InvalidInput, NotFound
 from infra.lake import Lake
@@ -36,6 +35,7 @@ JPEG_QUALITY = 95
 
 LARGEST_REMOTE_BYTES = 1024 * 1024 * 1024
 
+_JUMP_S = 1
 _SHORT_BY, _SHORT_BY_S = 0.02, 1.5  # Sound may be longer than the pictures; key frames may end before them.
 
 
@@ -91,7 +91,7 @@ class _Told:
 
     def verdict(self) -> str | None:
         """What is wrong with the video; None if nothing is."""
-        kept = f"{self.given} frames before that were kept" if self.given else "it gave no frame"
+        kept = f"{self.given} frames were kept" if self.given else "it gave no frame"
         if self.problem is not None:
             return f"damaged after {self.reached_s:.1f} s ({self.problem}); {kept}"
         if self.announced_s and self.reached_s < self.announced_s - max(_SHORT_BY_S, _SHORT_BY * self.announced_s):
@@ -184,7 +184,7 @@ def _frames(
         stream.codec_context.skip_frame = "NONKEY"
     told.announced_s = container.duration / 1e6 if container.duration else None
     described = _described(video, container, options)
-    fps, due, begun = Fraction(options.fps), Fraction(0), meter.position
+    fps, due, begun, latest = Fraction(options.fps), Fraction(0), meter.position, Fraction(0)
     if stream.start_time is not None and stream.time_base is not None:
         told.zero = stream.start_time * stream.time_base
     for picture in _pictures(container, stream, told=told, throttle=throttle, is_paid=video.data is not None):
@@ -195,6 +195,10 @@ def _frames(
         at = told.since_start(stamp * picture.time_base)
         if meter.unit == "file" and told.announced_s:
             meter.position = begun - 1 + min(1.0, told.reached_s / told.announced_s)
+        if at < latest - _JUMP_S:
+            told.problem = "its clock jumps back there, so later frames have times that come twice"
+            due = Fraction(0)
+        latest = at
         if picture.is_corrupt:
             told.damage()
         elif at >= due:
@@ -223,8 +227,8 @@ def _pictures(
 def _described(video: SourceFile, container: InputContainer, options: VideoOptions) -> SourceFile:
     """The video as a pattern for its frames: what is said about it, completed by what it says itself."""
     said = video.said
-    path = PurePosixPath(unquote(urlsplit(video.uri).path).partition("#")[0] or video.name)
-    drive = said.drive or metadata.valid_text(f"{path.parent.name}/{PurePosixPath(video.name).stem}".lstrip("/"))
+    path = PurePosixPath(video.name if "/" in video.name or video.data is not None else video.path)
+    drive = said.drive or metadata.valid_text(f"{path.parent.name}/{path.stem}".lstrip("/"))
     start = said.captured_at or options.start or _creation_time(container)
     return replace(video, said=replace(said, drive=drive, captured_at=start), container=video.shown, digest=None)
 
@@ -242,7 +246,7 @@ def _source_file(video: SourceFile, data: bytes, *, at: Fraction) -> SourceFile:
     start = said.captured_at
     attributes = {"video": PurePosixPath(video.name).name, "video_time_s": round(float(at), 6), **said.attributes}
     captured_at = None if start is None else frames.to_the_millisecond(start + timedelta(seconds=float(at)))
-    joint = "&" if "#" in video.path else "#"
+    joint = "&" if "#" in video.uri else "#"
     return replace(
         video,
         path=f"{video.uri}{joint}{place}",

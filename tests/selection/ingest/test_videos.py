@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tarfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -207,3 +208,26 @@ def test_the_throttle_counts_the_videos_own_bytes(stores: Platform, make_video: 
     file = SourceFile(path=str(path), name=path.name, size_bytes=path.stat().st_size, said=FrameMetadata())
     list(videos.read(file, stores.objects.lake, VideoOptions(), meter=Meter(unit="file"), throttle=throttle))
     assert max(waits) * 1e6 == pytest.approx(path.stat().st_size, rel=0.1)
+
+
+def test_recordings_put_end_to_end_give_all_their_frames(
+    stores: Platform, make_video: VideoMaker, tmp_path: Path
+) -> None:
+    first, second = (make_video(tmp_path / f"{seed}.ts", seed=seed).read_bytes() for seed in (1, 2))
+    (tmp_path / "both.ts").write_bytes(first + second)
+    found = _read(tmp_path / "both.ts", stores)
+    assert _times(found) == pytest.approx([0, 1, 2, 3, 0, 1, 2, 3], abs=0.15)
+    assert "clock jumps back" in next(one.reason for one in found if isinstance(one, Reject))
+
+
+def test_videos_with_odd_names_and_in_archives(stores: Platform, make_video: VideoMaker, tmp_path: Path) -> None:
+    odd = make_video(tmp_path / "d" / "a#1 ü.mp4")
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(make_video(tmp_path / "b.mp4", seed=1), arcname="d2/b.mp4")
+    report = ingest(stores, [str(odd), str(tmp_path / "x.tar")])
+    assert (report.added, report.rejected_count) == (8, 0)
+    first, packed = frames.by_rows(stores.database, [0, 4])
+    assert (first.drive, packed.drive) == ("d/a#1 ü", "d2/b")
+    assert frames.sightings_of(stores.database, first.frame_id)[0].uri == f"{odd.as_uri()}#t=00000.000000"
+    uri = f"{(tmp_path / 'x.tar').as_uri()}#d2/b.mp4&t=00000.000000"
+    assert frames.sightings_of(stores.database, packed.frame_id)[0].uri == uri
