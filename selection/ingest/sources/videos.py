@@ -262,7 +262,7 @@ def _jpeg(picture: VideoFrame) -> bytes:
     from av.video.reformatter import Interpolation
     from PIL import Image
 
-    exact = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
+    exact = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
     pixels = picture.to_ndarray(format="rgb24", interpolation=int(exact), threads=1)
     image = Image.fromarray(pixels)
     if picture.rotation % 360:

@@ -1,7 +1,7 @@
 """Joins tracks to frames by time: place, speed and yaw rate at the moment of each.
 
-What a frame says of itself stays; a track fills what is missing, and what an earlier track has filled. The attribute `track` keeps which file
-filled what.
+What a frame says of itself stays; a track fills what is missing, and what an earlier track has filled. The attribute `joined_track` keeps
+which file filled what.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from selection.ingest.tracks.track import LOCATION, Track
 TOLERANCE_S = 1.0
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NOTE = "track"
+_NOTE = "joined_track"
 _KEPT_BESIDE = 16
 
 
@@ -160,7 +160,8 @@ class Joiner:
             track, found = next(((one, values) for one, values in near if values), (candidates[0], {}))
             self._counts["joined" if found else "too_far"] += step
         attributes = known["attributes"] or {}
-        filled = (attributes.get(_NOTE) or {}).get("keys", ()) if isinstance(attributes.get(_NOTE), dict) else ()
+        note = attributes.get(_NOTE)
+        filled = note.get("keys", ()) if isinstance(note, Mapping) else ()
         said = {*attributes, *((LOCATION,) if known["location"] else ())} - set(filled)
         new: dict[str, Any] = {key: value for key, value in found.items() if key not in said}
         if new:

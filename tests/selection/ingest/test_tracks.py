@@ -77,7 +77,7 @@ def test_frames_gain_place_and_motion_between_the_points(stores: Platform, tmp_p
     assert frame.attributes["speed_kph"] == 11.5 * 3.6
     assert frame.attributes["yaw_rate_dps"] == -1.5
     source = (tmp_path / "t.csv").as_uri()
-    assert frame.attributes["track"] == {"source": source, "keys": ["location", "speed_kph", "yaw_rate_dps"]}
+    assert frame.attributes["joined_track"] == {"source": source, "keys": ["location", "speed_kph", "yaw_rate_dps"]}
 
 
 def test_a_track_beside_the_frames_is_found_and_is_no_frame_itself(stores: Platform, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_what_a_frame_says_itself_stays(stores: Platform, tmp_path: Path) -> Non
         _ingest(stores, folder, _track(tmp_path / "t.csv", _rows()))
         frame = frames.by_rows(stores.database, [1])[0]
         assert (frame.location, frame.attributes["speed_kph"]) == ((1.0, 2.0), 7)
-        assert frame.attributes["track"]["keys"] == ["yaw_rate_dps"]
+        assert frame.attributes["joined_track"]["keys"] == ["yaw_rate_dps"]
 
 
 def test_frames_in_place_are_joined_too(stores: Platform, tmp_path: Path) -> None:
