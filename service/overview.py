@@ -11,7 +11,7 @@ from selection import shards
 from selection.embedding import encoders, switching
 from selection.embedding.index import built_status
 from selection.fleet import frames
-from selection.ingest import ingest
+from selection.ingest import rejects
 from training import models, provenance
 
 
@@ -23,7 +23,7 @@ def overview(platform: Platform) -> dict[str, Any]:
     return {
         "version": provenance.version(),
         "frames": frames.row_count(db),
-        "rejects": ingest.reject_count(db),
+        "rejects": rejects.reject_count(db),
         "embedded": shards.row_total(db, "vectors", encoder_id) if encoder_id else 0,
         "encoder": {"id": encoder_id, "notice": chosen.notice if chosen else None},
         "encoders": [asdict(one) for one in switching.known(platform)],

@@ -285,6 +285,14 @@ def _set_withdrawn(db: Db, ids: Sequence[str], *, withdrawn_at: datetime | None,
     return turned
 
 
+def describe(db: Db, changes: Mapping[FrameId, Mapping[str, Any]], *, now: datetime) -> None:
+    """Sets fields of the descriptive part (`location`, `attributes.speed_kph`) of frames that exist."""
+    moment = to_the_millisecond(now)
+    updates = [UpdateOne({"_id": one}, {"$set": {**fields, "changed_at": moment}}) for one, fields in changes.items()]
+    if updates:
+        database.retrying(lambda: db.frames.bulk_write(updates, ordered=False))
+
+
 def places(db: Db, ids: Iterable[FrameId]) -> dict[FrameId, tuple[str | None, str | None]]:
     """Site and URI that the records of those of `ids` that exist were registered in place with."""
     return {

@@ -161,6 +161,8 @@ def _location(value: Any) -> tuple[float, float] | None:
         or not (-90 <= value[0] <= 90 and -180 <= value[1] <= 180)
     ):
         raise InvalidInput("`location` is neither [lat, lon] nor {lat, lon} in degrees")
+    if value[0] == value[1] == 0:
+        return None  # What receivers without a fix write.
     return float(value[0]), float(value[1])
 
 

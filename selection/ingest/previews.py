@@ -15,8 +15,8 @@ from infra.logs import get_logger
 from infra.platform import Platform
 from selection.fleet import frames, originals
 from selection.fleet.frames import Frame
-from selection.ingest import ingest
-from selection.ingest.sources import Reject
+from selection.ingest import rejects
+from selection.ingest.rejects import Reject
 from selection.pixels import images, statistics
 
 _log = get_logger(__name__)
@@ -59,12 +59,12 @@ def see_missing(platform: Platform, *, progress: Callable[[int, int], None] | No
                     now = frames.to_the_millisecond(datetime.now(UTC))
                     outcomes = list(zip(pending, pool.map(lambda one: _see(platform, one), pending), strict=True))
                     seen = {frame.frame_id: found for frame, found in outcomes if isinstance(found, dict)}
-                    rejects = [found for _, found in outcomes if isinstance(found, Reject)]
+                    refused = [found for _, found in outcomes if isinstance(found, Reject)]
                     resolved = [frame.object_uri or "" for frame, found in outcomes if isinstance(found, dict)]
-                    ingest.keep_rejects(db, rejects, resolved=resolved, now=now)
+                    rejects.keep_rejects(db, refused, resolved=resolved, now=now)
                     lease.check()
                     frames.note_seen(db, seen, start=start, now=now)
-                    good, bad = good + len(seen), bad + len(rejects)
+                    good, bad = good + len(seen), bad + len(refused)
             done += stop - start
             if progress is not None:
                 progress(done, total)
@@ -83,7 +83,7 @@ def _see(platform: Platform, frame: Frame) -> dict[str, Any] | Reject:
         small = images.shrink(image.pixels)
         preview = images.encode_preview(small)
     except (NotFound, Denied, InvalidInput) as exc:
-        return Reject(source=uri, reason=exc.message)
+        return rejects.refused(uri, exc)
     platform.objects.put(frame.preview_key, preview)
     return {
         **statistics.measure(small).as_fields(),

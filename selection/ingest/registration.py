@@ -5,16 +5,24 @@ Previews and statistics are a difference that `selection.ingest.previews` closes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from infra.database import retrying
 from infra.errors import InvalidInput
+from infra.lake import local_path
 from infra.platform import Platform
 from selection.fleet import frames
 from selection.fleet.frames import FrameFacts, Sighting
-from selection.ingest.manifests import ManifestEntry
+from selection.ingest.intake import Means
+from selection.ingest.rejects import Reject
+from selection.ingest.sources import videos
+from selection.ingest.sources.files import SourceFile
+from selection.ingest.sources.manifests import ManifestEntry
+from selection.ingest.sources.meter import Meter
+from selection.ingest.tracks.joining import Joiner
 from selection.pixels import images
 
 BATCH_ENTRIES = 10_000
@@ -30,10 +38,71 @@ class Registered:
     sightings_added: int
 
 
-def register(platform: Platform, entries: Sequence[ManifestEntry], *, site: str | None, now: datetime) -> Registered:
+def listed(
+    means: Means,
+    entries: Callable[[], Iterable[ManifestEntry | Reject]],
+    *,
+    site: str | None,
+    meter: Meter,
+    report: Callable[[int], None],
+) -> Iterator[SourceFile | Reject]:
+    """Registers the entries of a manifest that need not be read, and yields the others as files.
+
+    Args:
+        report: Called with the number of entries of each batch registered.
+    """
+    waiting: list[ManifestEntry] = []
+    # One batch is parsed while the database takes the one before; one writer keeps rows in the manifest's order.
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="register") as writer:
+        writing: Future[Registered] | None = None
+
+        def send() -> Future[Registered]:
+            now = frames.to_the_millisecond(datetime.now(UTC))
+            return writer.submit(register, means.platform, list(waiting), site=site, now=now, joiner=means.joiner)
+
+        def wait() -> None:
+            if writing is not None:
+                done = writing.result()
+                means.tally.added += done.added
+                means.tally.already_present += done.already_present
+                means.tally.sightings_added += done.sightings_added
+                report(done.added + done.already_present)
+
+        def finish() -> None:
+            nonlocal writing
+            wait()
+            writing = send() if waiting else None
+            wait()
+
+        try:
+            for item in entries():
+                if isinstance(item, Reject):
+                    yield item
+                elif means.in_place and item.digest is not None and not videos.is_video(item.name):
+                    meter.items += 1
+                    waiting.append(item)
+                    if len(waiting) == BATCH_ENTRIES:
+                        wait()
+                        writing = send()
+                        waiting.clear()
+                else:
+                    yield _file(item)
+        except InvalidInput:
+            finish()  # What a damaged manifest lists up to there is as good as ever.
+            raise
+        finish()
+
+
+def register(
+    platform: Platform, entries: Sequence[ManifestEntry], *, site: str | None, now: datetime, joiner: Joiner
+) -> Registered:
     """Gives the entries, all of which have a digest, rows and records; those that are in the fleet already gain a sighting."""
-    facts = [facts_of(entry, site=site, now=now) for entry in entries]
-    added = frames.register(platform.database, facts)
+    db = platform.database
+    facts = [joiner.fill(facts_of(entry, site=site, now=now)) for entry in entries]
+    added = frames.register(db, facts)
+    if joiner.active and len(added) < len(facts):
+        known = frames.known(db, [one.frame_id for one in facts if one.frame_id not in added])
+        joiner.update(db, dict.fromkeys(known), known=known, now=now, is_counted=True)
     remaining = set(added)
     sightings = []
     for one in facts:
@@ -43,12 +112,12 @@ def register(platform: Platform, entries: Sequence[ManifestEntry], *, site: str 
         else:
             sightings.append(Sighting(frame_id=one.frame_id, site=one.site, uri=one.object_uri or "", seen_at=now))
     if sightings:
-        known = retrying(lambda: frames.places(platform.database, [one.frame_id for one in sightings]))
-        sightings = [one for one in sightings if known.get(one.frame_id) != (one.site, one.uri)]
+        places = retrying(lambda: frames.places(db, [one.frame_id for one in sightings]))
+        sightings = [one for one in sightings if places.get(one.frame_id) != (one.site, one.uri)]
     return Registered(
         added=len(added),
         already_present=len(facts) - len(added),
-        sightings_added=len(added) + retrying(lambda: frames.add_sightings(platform.database, sightings)),
+        sightings_added=len(added) + retrying(lambda: frames.add_sightings(db, sightings)),
     )
 
 
@@ -83,3 +152,9 @@ def facts_of(entry: ManifestEntry, *, site: str | None, now: datetime) -> FrameF
         ingested_at=now,
         object_uri=entry.uri,
     )
+
+
+def _file(entry: ManifestEntry) -> SourceFile:
+    local = local_path(entry.uri)
+    path = entry.uri if local is None else str(local)
+    return SourceFile(path=path, name=entry.name, size_bytes=entry.size_bytes, said=entry.said, digest=entry.digest)

@@ -102,7 +102,7 @@ def list_rejects(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[RejectOut]:
     """Files and metadata lines that could not be taken in, newest first, with the reason."""
-    from selection.ingest import ingest
+    from selection.ingest import rejects
 
-    found = ingest.list_rejects(line.platform.database, offset=offset, limit=limit)
+    found = rejects.list_rejects(line.platform.database, offset=offset, limit=limit)
     return [RejectOut(source=one.source, reason=one.reason) for one in found]

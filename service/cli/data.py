@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,6 +11,8 @@ from service.cli.context import Json, platform, progress_bar, show, table
 
 if TYPE_CHECKING:
     from infra.platform import Platform
+
+SpeedUnit = Literal["mps", "kph", "mph"]
 
 _LONGEST_SHOWN = 16
 
@@ -33,12 +35,13 @@ def ingest(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="Folders, globs, images, tar files, s3:// prefixes or manifests (.jsonl, .csv, .parquet).",
+            help="Folders, globs, images, videos, tar files, s3:// prefixes or manifests (.jsonl, .csv, .parquet). "
+            "SITE=SOURCE says where each comes from.",
             show_default=False,
         ),
     ],
     site: Annotated[
-        str | None, typer.Option(help="Where the images come from, for those whose metadata does not say.")
+        str | None, typer.Option(help="Where the images come from, for those whose source or metadata does not say.")
     ] = None,
     metadata: Annotated[
         Path | None, typer.Option(help="metadata.jsonl to use instead of the one beside the images.")
@@ -49,10 +52,41 @@ def ingest(
     max_mbps: Annotated[
         float | None, typer.Option("--max-mbps", help="Read at most so many megabits a second.", show_default=False)
     ] = None,
+    fps: Annotated[float, typer.Option(help="Of videos, frames a second to take.")] = 1.0,
+    keyframes: Annotated[
+        bool, typer.Option("--keyframes", help="Of videos, only key frames, at most --fps a second: many times faster.")
+    ] = False,
+    start: Annotated[
+        str | None,
+        typer.Option(help="When the one video given begins (ISO 8601), if it does not say.", show_default=False),
+    ] = None,
+    track: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="CSV or Parquet with time, lat, lon, speed, yaw rate, and drive or vehicle if it has several. Repeatable. "
+            "A track.csv beside the images is found by itself.",
+            show_default=False,
+        ),
+    ] = None,
+    track_tolerance: Annotated[
+        float, typer.Option(help="Seconds that a frame may be away from its track's nearest point.")
+    ] = 1.0,
+    speed_unit: Annotated[SpeedUnit, typer.Option(help="Of a track's speed whose column does not say.")] = "mps",
     as_json: Json = False,
 ) -> None:
-    """Takes images into the fleet; running it again adds nothing."""
+    """Takes images into the fleet; running it again adds nothing, and joins tracks to what is there."""
+    from infra.errors import InvalidInput
+    from selection.fleet import metadata as described
     from selection.ingest.ingest import ingest as take_in
+    from selection.ingest.sources import videos
+    from selection.ingest.tracks.joining import TrackOptions
+
+    if start is not None and (len(sources) != 1 or not videos.is_video(sources[0])):
+        raise InvalidInput("--start belongs to one video; give that video alone, or captured_at in a metadata.jsonl")
+    video = videos.VideoOptions(
+        fps=fps, keyframes=keyframes, start=described.parse_moment(start) if start is not None else None
+    )
+    tracks = TrackOptions(files=tuple(track or ()), tolerance_s=track_tolerance, speed_unit=speed_unit)
 
     with platform() as opened, progress_bar("ingesting") as progress:
         report = take_in(
@@ -62,9 +96,13 @@ def ingest(
             metadata=metadata,
             in_place=in_place,
             max_mbps=max_mbps,
+            video=video,
+            tracks=tracks,
             progress=progress,
         )
     show(report.as_json(), as_json=as_json, text=report.summary)
+    if report.failed:
+        raise typer.Exit(1)
 
 
 def embed(
@@ -211,11 +249,13 @@ def rejects(
     as_json: Json = False,
 ) -> None:
     """Lists files that could not be taken in, newest first, with the reason."""
-    from selection.ingest.ingest import list_rejects
+    from selection.ingest.rejects import list_rejects
 
     with platform() as opened:
-        found = [{"source": r.source, "reason": r.reason} for r in list_rejects(opened.database, limit=limit)]
-    show(found, as_json=as_json, text=lambda: table(["source", "reason"], [list(r.values()) for r in found]))
+        found = [
+            {"kind": r.kind, "source": r.source, "reason": r.reason} for r in list_rejects(opened.database, limit=limit)
+        ]
+    show(found, as_json=as_json, text=lambda: table(["kind", "source", "reason"], [list(r.values()) for r in found]))
 
 
 def use_encoder(

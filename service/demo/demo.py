@@ -19,7 +19,8 @@ from infra.errors import Conflict, InvalidInput, NotFound
 from infra.platform import Platform
 from selection.embedding.embed import embed_missing
 from selection.fleet.frames import Frame
-from selection.ingest.ingest import IngestReport, ingest
+from selection.ingest.ingest import ingest
+from selection.ingest.report import IngestReport
 from selection.planning import plan as plans
 from service import data_line, lineage, model_line, reconcile
 from service.curator import Curator

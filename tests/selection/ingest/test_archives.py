@@ -14,10 +14,9 @@ from infra import database as documents
 from infra.errors import InvalidInput
 from infra.platform import Platform
 from selection.fleet import frames
-from selection.ingest import archives
 from selection.ingest import ingest as ingesting
 from selection.ingest.ingest import ingest
-from selection.ingest.sources import Reject, SourceFile
+from selection.ingest.sources import Reject, SourceFile, archives
 
 
 @pytest.fixture

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from infra.platform import Platform
 from selection.fleet import frames, originals
 from selection.ingest import ingest as ingesting
 from selection.ingest.ingest import ingest
+from tests.selection.ingest.conftest import VideoMaker
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +95,60 @@ def test_an_object_that_vanishes_after_it_was_listed_is_a_reject(
 def test_a_bucket_that_does_not_exist_is_named(lake: tuple[Platform, Any]) -> None:
     with pytest.raises(NotFound, match="s3://no-such-bucket"):
         ingest(lake[0], ["s3://no-such-bucket/x"])
+
+
+def test_a_list_under_the_prefix_speaks_for_the_objects(lake: tuple[Platform, Any]) -> None:
+    platform, client = lake
+    lines = ['{"file": "1 ü.jpg", "drive": "d1"}', "broken", '{"file": "gone.jpg"}', '{"file": "../site2/x.jpg"}']
+    client.put_object(Bucket="lake", Key="site/metadata.jsonl", Body="\n".join(lines).encode())
+    try:
+        report = ingest(platform, ["ulm=s3://lake/site"])
+    finally:
+        client.delete_object(Bucket="lake", Key="site/metadata.jsonl")
+    assert (report.added, report.missing, report.broken, report.ignored) == (1, 1, 2, 2)
+    frame = frames.by_rows(platform.database, [0])[0]
+    assert (frame.source, frame.drive, frame.site) == ("1 ü.jpg", "d1", "ulm")
+    assert report.examples["missing"][0].source == "s3://lake/site/gone.jpg"
+
+
+def test_an_object_replaced_after_it_was_listed_is_what_its_bytes_say(
+    lake: tuple[Platform, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform, client = lake
+    real = platform.objects.lake.list
+
+    def list_then_replace(uri: str) -> Iterator[tuple[str, int]]:
+        found = list(real(uri))
+        client.put_object(Bucket="lake", Key="site/0 ü.jpg", Body=_jpeg(77) + b"\0" * 500)
+        yield from found
+
+    monkeypatch.setattr(platform.objects.lake, "list", list_then_replace)
+    assert ingest(platform, ["s3://lake/site"]).added == 3
+    frame = frames.by_rows(platform.database, [0])[0]
+    assert frame.digest == hashlib.sha256(platform.objects.get(frame.object_key)).hexdigest()
+    assert frame.size_bytes == len(_jpeg(77)) + 500
+
+
+def test_an_object_replaced_after_its_digest_was_taken_is_broken(lake: tuple[Platform, Any], tmp_path: Path) -> None:
+    platform, _ = lake
+    line = {"uri": "s3://lake/site/0 ü.jpg", "digest": hashlib.sha256(_jpeg(5)).hexdigest()}
+    (tmp_path / "list.jsonl").write_text(json.dumps(line))
+    report = ingest(platform, [str(tmp_path / "list.jsonl")])
+    assert (report.added, report.broken) == (0, 1)
+    assert "the manifest announces" in report.rejected[0].reason
+
+
+def test_one_of_several_sources_that_fails_is_named_and_the_others_go_on(lake: tuple[Platform, Any]) -> None:
+    platform, _ = lake
+    report = ingest(platform, ["a=s3://no-such-bucket/x", "b=s3://lake/site"])
+    assert (report.added, report.failed) == (3, ("s3://no-such-bucket/x",))
+    assert report.missing == 1
+    assert ingest(platform, ["a=s3://lake/nothing-here", "b=s3://lake/site"]).already_present == 3
+
+
+def test_a_video_in_a_bucket(lake: tuple[Platform, Any], make_video: VideoMaker, tmp_path: Path) -> None:
+    platform, client = lake
+    client.put_object(Bucket="lake", Key="v/d1/a.mp4", Body=make_video(tmp_path / "a.mp4").read_bytes())
+    assert ingest(platform, ["s3://lake/v"]).added == 4
+    frame = frames.by_rows(platform.database, [0])[0]
+    assert (frame.drive, frame.source) == ("d1/a", "d1/a.mp4#t=00000.000000")

@@ -18,11 +18,11 @@ from infra.errors import InvalidInput
 from infra.platform import Platform
 from selection.fleet import frames, originals
 from selection.ingest import ingest as ingesting
-from selection.ingest import manifests, registration
+from selection.ingest import registration, rejects
 from selection.ingest.ingest import ingest
-from selection.ingest.manifests import ManifestEntry
 from selection.ingest.previews import Seen, see_missing
-from selection.ingest.sources import Reject
+from selection.ingest.sources import Reject, manifests
+from selection.ingest.sources.manifests import ManifestEntry
 from selection.pixels import images
 
 
@@ -92,7 +92,7 @@ def test_frames_are_seen_later_and_say_so(stores: Platform, tmp_path: Path) -> N
     assert seen.changed_at is not None
     assert seen.perceptual_hash is not None
     assert stores.objects.exists(seen.preview_key)
-    reasons = {Path(one.source).name: one.reason for one in ingesting.list_rejects(stores.database)}
+    reasons = {Path(one.source).name: one.reason for one in rejects.list_rejects(stores.database)}
     assert changed.digest in reasons["1.jpg"]
     assert hashlib.sha256(_jpeg(99)).hexdigest() in reasons["1.jpg"]
     assert "not there" in reasons["2.jpg"]
@@ -206,3 +206,85 @@ def test_previews_of_frames_in_place_are_made_on_demand(stores: Platform, tmp_pa
     )
     assert images.open_image(made, max_pixels=10_000).width == 64
     assert stores.objects.exists(frame.preview_key)
+
+
+def test_parquet_may_hold_what_json_cannot(stores: Platform, tmp_path: Path) -> None:
+    import decimal
+    from datetime import date, time
+
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    _lake(tmp_path / "lake", 1)
+    columns = {
+        "uri": ["0.jpg"],
+        "captured_at": pa.array([1_772_350_200_123_456_789], pa.timestamp("ns")),
+        "lat": [float("nan")],
+        "lon": [float("nan")],
+        "price": [decimal.Decimal("1.5")],
+        "day": [date(2026, 3, 1)],
+        "hour": [time(7, 30)],
+        "raw": [b"\x01"],
+        "nested": [{"a": [date(2026, 3, 1)]}],
+    }
+    parquet.write_table(pa.table(columns), tmp_path / "lake" / "list.parquet")
+    report = ingest(stores, [str(tmp_path / "lake" / "list.parquet")])
+    assert (report.added, report.rejected_count) == (1, 0)
+    frame = frames.by_rows(stores.database, [0])[0]
+    assert frame.attributes == {
+        "price": 1.5,
+        "day": "2026-03-01",
+        "hour": "07:30:00",
+        "raw": "01",
+        "nested": {"a": ["2026-03-01"]},
+    }
+    assert frame.location is None
+    assert frame.captured_at is not None
+    assert frame.captured_at.microsecond == 123_000
+
+
+def test_a_csv_line_in_another_encoding_does_not_end_the_rest(stores: Platform, tmp_path: Path) -> None:
+    _lake(tmp_path / "lake", 2)
+    (tmp_path / "lake" / "list.csv").write_bytes(b"uri,weather\nM\xfcller.jpg,rain\n0.jpg,fog\n1.jpg,fog\n")
+    report = ingest(stores, [str(tmp_path / "lake" / "list.csv")])
+    assert (report.added, report.missing, report.broken) == (2, 1, 0)
+
+
+def test_what_a_manifest_names_in_vain_is_missing(stores: Platform, tmp_path: Path) -> None:
+    _lake(tmp_path / "lake", 4, digests=False)
+    for i in (1, 2):
+        (tmp_path / "lake" / f"{i}.jpg").unlink()
+    (tmp_path / "lake/3.jpg").write_bytes(b"")
+    report = ingest(stores, [str(tmp_path / "lake" / "list.jsonl")])
+    assert (report.added, report.missing, report.broken) == (1, 2, 1)
+    assert [Path(one.source).name for one in report.examples["missing"]] == ["1.jpg", "2.jpg"]
+    assert "1 added, 0 already present, 2 missing, 1 broken" in report.summary()
+    assert {one.kind for one in rejects.list_rejects(stores.database)} == {"missing", "broken"}
+
+
+def test_a_video_in_a_manifest_is_not_registered_as_a_frame(stores: Platform, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"none")
+    line = {"uri": "a.mp4", "digest": hashlib.sha256(b"none").hexdigest()}
+    (tmp_path / "list.jsonl").write_text(json.dumps(line))
+    report = ingest(stores, [str(tmp_path / "list.jsonl")], in_place=True)
+    assert (report.added, report.broken) == (0, 1)
+    assert "not a video" in report.rejected[0].reason
+    (tmp_path / "a.mp4").write_bytes(b"other")
+    assert "the manifest announces" in ingest(stores, [str(tmp_path / "list.jsonl")]).rejected[0].reason
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_what_a_manifest_lists_before_it_is_damaged_is_taken_in(
+    stores: Platform, tmp_path: Path, in_place: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = _lake(tmp_path / "lake", 3)
+    real = manifests._json_lines
+
+    def breaks(path: Path, meter: Any) -> Any:
+        yield from real(path, meter)
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(manifests, "_json_lines", breaks)
+    with pytest.raises(InvalidInput, match="the disk is gone"):
+        ingest(stores, [str(manifest)], in_place=in_place)
+    assert frames.row_count(stores.database) == 3

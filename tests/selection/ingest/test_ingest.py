@@ -24,8 +24,12 @@ from infra import database as documents
 from infra.errors import InvalidInput, StorageFull
 from infra.platform import Platform
 from selection.fleet import frames
+from selection.fleet.metadata import FrameMetadata
 from selection.ingest import ingest as ingesting
-from selection.ingest.ingest import IngestReport, ingest
+from selection.ingest import intake, rejects
+from selection.ingest.ingest import ingest
+from selection.ingest.report import IngestReport
+from selection.ingest.sources import SourceFile
 from selection.pixels import images
 
 PROGRAM = """
@@ -147,7 +151,7 @@ def test_what_cannot_be_used_is_rejected_with_its_reason_and_the_rest_goes_on(st
         objects=stores.objects,
     )
     assert _counts(ingest(small, [str(tmp_path)])) == (2, 0, 2, 5, 0)
-    reasons = {Path(one.source).name: one.reason for one in ingesting.list_rejects(stores.database)}
+    reasons = {Path(one.source).name: one.reason for one in rejects.list_rejects(stores.database)}
     assert {
         name: next(w for w in ("cut short", "empty", "too large", "not an image") if w in reason)
         for name, reason in reasons.items()
@@ -159,17 +163,17 @@ def test_what_cannot_be_used_is_rejected_with_its_reason_and_the_rest_goes_on(st
         "notes.txt": "not an image",
     }
     assert _counts(ingest(small, [str(tmp_path)]))[3] == 5
-    assert ingesting.reject_count(stores.database) == 5, "a reject is kept once, however often it is met"
+    assert rejects.reject_count(stores.database) == 5, "a reject is kept once, however often it is met"
 
     (tmp_path / "cut.jpg").write_bytes(_jpeg(7))
     assert ingest(small, [str(tmp_path)]).added == 1
-    assert "cut.jpg" not in {Path(one.source).name for one in ingesting.list_rejects(stores.database)}
-    assert len(ingesting.list_rejects(stores.database, offset=1, limit=2)) == 2
+    assert "cut.jpg" not in {Path(one.source).name for one in rejects.list_rejects(stores.database)}
+    assert len(rejects.list_rejects(stores.database, offset=1, limit=2)) == 2
 
 
 def test_an_unreadable_file_is_a_reject(stores: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _fill(tmp_path, 1)
-    monkeypatch.setattr(ingesting, "LARGEST_FILE_BYTES", 10)
+    monkeypatch.setattr(intake, "LARGEST_FILE_BYTES", 10)
     assert "larger than" in ingest(stores, [str(tmp_path)]).rejected[0].reason
 
 
@@ -228,13 +232,8 @@ def test_batches_are_cut_by_number_and_by_bytes(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(ingesting, "BATCH_FILES", 3)
     monkeypatch.setattr(ingesting, "BATCH_BYTES", 100)
     sizes = [10, 10, 10, 10, 95, 200, 1]
-    files = [
-        ingesting.SourceFile(path="/x", name="x", size_bytes=size, said=ingesting.FrameMetadata()) for size in sizes
-    ]
-    cut = [
-        [one.size_bytes for one in batch if isinstance(one, ingesting.SourceFile)]
-        for batch in ingesting._batches(files)
-    ]
+    files = [SourceFile(path="/x", name="x", size_bytes=size, said=FrameMetadata()) for size in sizes]
+    cut = [[one.size_bytes for one in batch if isinstance(one, SourceFile)] for batch in ingesting._batches(files)]
     assert cut == [[10, 10, 10], [10], [95], [200], [1]]
 
 
@@ -254,7 +253,7 @@ def test_threads_that_ingest_the_same_folder_give_each_frame_one_row(
         reports = list(pool.map(run, range(3)))
     assert sum(report.added for report in reports) == 40
     assert sum(report.sightings_added for report in reports) == 40
-    assert ingesting.reject_count(stores.database) == 1
+    assert rejects.reject_count(stores.database) == 1
     _assert_complete(stores, 40)
 
 

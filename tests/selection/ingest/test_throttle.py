@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+import tarfile
+from pathlib import Path
 
+import pytest
+from PIL import Image
+
+from infra import database as documents
 from infra.errors import InvalidInput
+from infra.platform import Platform
+from selection.fleet import frames
+from selection.ingest import ingest as ingesting
 from selection.ingest.throttle import Throttle
 
 
@@ -33,3 +41,20 @@ def test_without_a_limit_nothing_waits() -> None:
 def test_a_rate_must_be_above_nothing(rate: float) -> None:
     with pytest.raises(InvalidInput, match="max-mbps"):
         Throttle(rate)
+
+
+def test_bytes_that_no_list_announces_count_too(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents.ensure_indexes(platform.database, frames.INDEXES | ingesting.INDEXES)
+    Image.effect_noise((400, 300), 90).save(tmp_path / "a.png")
+    (tmp_path / "list.jsonl").write_text('{"uri": "a.png"}')
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tmp_path / "a.png", arcname="a.png")
+    taken: list[int] = []
+    monkeypatch.setattr(Throttle, "take", lambda _, count: taken.append(count))
+    for name in ("a.png", "list.jsonl", "a.tar"):
+        taken.clear()
+        ingesting.ingest(platform, [str(tmp_path / name)])
+        size = (tmp_path / "a.png").stat().st_size
+        assert size <= sum(taken) <= size + 20_000, f"{name}: {taken}"

@@ -109,6 +109,29 @@ def test_a_file_that_is_no_image_is_named(platform: Platform, tmp_path: Path) ->
     assert refused.stderr.count("\n") == 1
 
 
+def test_ingest_takes_several_sites_with_their_tracks_and_tells_of_both(platform: Platform, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for level, site in enumerate(("a", "b")):
+        (tmp_path / site).mkdir()
+        Image.new("RGB", (16, 8), (level, 0, 0)).save(tmp_path / site / "0.png")
+        line = {"file": "0.png", "captured_at": "2026-03-01T07:30:00Z", "drive": site}
+        gone = {"file": "gone.png"}
+        (tmp_path / site / "metadata.jsonl").write_text(f"{json.dumps(line)}\n{json.dumps(gone)}\n")
+    (tmp_path / "t.csv").write_text("time,lat,lon,speed,drive\n2026-03-01T07:30:00Z,35,137,10,a\n")
+    given = [f"a={tmp_path}/a", f"b={tmp_path}/b", "--track", f"{tmp_path}/t.csv", "--speed-unit", "kph"]
+    environment = platform.settings.as_environment()
+    told = json.loads(mlpl("ingest", *given, "--json", environment=environment).stdout)
+    assert (told["added"], told["missing"], told["broken"]) == (2, 2, 0)
+    assert (told["tracks"]["joined"], told["tracks"]["without_track"]) == (1, 1)
+    assert {one["kind"] for one in told["examples"]["missing"]} == {"missing"}
+    told = mlpl("ingest", *given, environment=environment).stdout
+    assert told.startswith("0 added, 2 already present, 2 missing, 0 broken")
+    found = {one["site"]: one["attributes"] for one in platform.database.frames.find()}
+    assert found["a"]["speed_kph"] == 10.0
+    assert found["b"] == {}
+
+
 def test_hits_are_told_in_short_attributes() -> None:
     hit = {"rank": 1, "frame_id": "f", "score": 0.5, "drive": "d"}
     hit["attributes"] = {"license": "x" * 80, "weather": "rain", "boxes": [1], "lane": 2}

@@ -13,7 +13,9 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, time
+from decimal import Decimal
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,9 @@ from infra.errors import InvalidInput
 from infra.lake import s3_parts
 from selection.fleet import metadata
 from selection.fleet.metadata import METADATA_NAME, FrameMetadata
-from selection.ingest.sources import Reject
+from selection.ingest.rejects import Reject
+from selection.ingest.sources.meter import Meter
+from selection.ingest.tracks.reading import TRACK_NAMES
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 
@@ -58,12 +62,14 @@ class ManifestEntry:
 
 
 def is_manifest(source: str) -> bool:
-    """Whether a source that was named is a manifest; a `metadata.jsonl` means the dataset it lies in."""
+    """Whether a source that was named is a manifest; a `metadata.jsonl` means the dataset it lies in, and a
+    `track.csv` describes the images beside it.
+    """
     path = Path(source).expanduser()
-    return path.suffix.lower() in SUFFIXES and path.name != METADATA_NAME and path.is_file()
+    return path.suffix.lower() in SUFFIXES and path.name not in (METADATA_NAME, *TRACK_NAMES) and path.is_file()
 
 
-def read(manifest: Path) -> Iterator[ManifestEntry | Reject]:
+def read(manifest: Path, *, meter: Meter | None = None) -> Iterator[ManifestEntry | Reject]:
     """Streams the entries, in order; a bad line is a reject that names its number, and the rest goes on.
 
     Raises:
@@ -71,7 +77,7 @@ def read(manifest: Path) -> Iterator[ManifestEntry | Reject]:
     """
     home = f"{Path(os.path.abspath(manifest)).parent.as_uri()}/"  # Links in it are part of what was named.
     folder = os.path.dirname(os.path.abspath(manifest))
-    for number, entry in _entries(manifest):
+    for number, entry in _entries(manifest, meter or Meter(unit="byte")):
         if isinstance(entry, Reject):
             yield entry
             continue
@@ -81,22 +87,24 @@ def read(manifest: Path) -> Iterator[ManifestEntry | Reject]:
             yield _bad_line(manifest, number, exc.message)
 
 
-def _entries(manifest: Path) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
+def _entries(manifest: Path, meter: Meter) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
     try:
+        meter.size = manifest.stat().st_size
         match manifest.suffix.lower():
             case ".parquet":
-                yield from _parquet(manifest)
+                yield from _parquet(manifest, meter)
             case ".csv":
-                yield from _csv(manifest)
+                yield from _csv(manifest, meter)
             case _:
-                yield from _json_lines(manifest)
+                yield from _json_lines(manifest, meter)
     except (OSError, UnicodeError) as exc:
         raise InvalidInput(f"cannot read the manifest {manifest}: {exc}") from exc
 
 
-def _json_lines(manifest: Path) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
+def _json_lines(manifest: Path, meter: Meter) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
     with manifest.open("rb") as file:
         for number, line in enumerate(file, start=1):
+            meter.position += len(line)
             if not line.strip():
                 continue
             try:
@@ -105,13 +113,15 @@ def _json_lines(manifest: Path) -> Iterator[tuple[int, dict[str, Any] | Reject]]
                 yield number, _bad_line(manifest, number, exc.message)
 
 
-def _csv(manifest: Path) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
-    with manifest.open(newline="", encoding="utf-8-sig") as file:
+def _csv(manifest: Path, meter: Meter) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
+    # One line in another encoding must not end the rest; what it names will be found missing.
+    with manifest.open("rb") as packed, TextIOWrapper(packed, "utf-8-sig", errors="replace", newline="") as file:
         reader = csv.reader(file)
         header = next(reader, [])
         if not set(header) & set(_URI_KEYS):
             raise InvalidInput(f"the manifest {manifest} has no column `uri`; its first line must name the columns")
         while True:
+            meter.position = packed.tell()
             try:
                 cells = next(reader, None)
             except csv.Error as exc:
@@ -129,18 +139,20 @@ def _csv(manifest: Path) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
             yield reader.line_num, _with_location(found)
 
 
-def _parquet(manifest: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet(manifest: Path, meter: Meter) -> Iterator[tuple[int, dict[str, Any]]]:
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(manifest) as file:
+            meter.unit, meter.size = "row", file.metadata.num_rows
             number = 0
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
                 names = batch.schema.names
-                for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                for values in zip(*(_values(column) for column in batch.columns), strict=True):
                     number += 1
-                    found = {key: _plain(value) for key, value in zip(names, values, strict=True) if value is not None}
+                    meter.position = number
+                    found = {key: _plain(value) for key, value in zip(names, values, strict=True) if not _absent(value)}
                     yield number, _with_location(found)
     except pa.ArrowException as exc:
         raise InvalidInput(f"the manifest {manifest} is not Parquet that can be read: {exc}") from exc
@@ -200,12 +212,32 @@ def _typed(key: str, cell: str) -> Any:
     return {"true": True, "false": False}.get(cell.lower(), cell)
 
 
+def _values(column: Any) -> list[Any]:
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":  # Python's own times end at microseconds.
+        column = column.cast(pa.timestamp("us", tz=column.type.tz), safe=False)
+    found: list[Any] = column.to_pylist()
+    return found
+
+
+def _absent(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)  # Some writers say "nothing" as NaN.
+
+
 def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
+    """A Parquet value as JSON would hold it."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, date | time):
         return value.isoformat()
+    if isinstance(value, Decimal):
+        return float(value)
     if isinstance(value, bytes):
         return value.hex()
-    return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else str(value)
 
 
 def _with_location(found: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What the user pointed at, as a stream of files with what is said about each.
 
 A folder that has a `metadata.jsonl` is a dataset: the files it lists are its frames, and everything else in it (masks, notes) is ignored.
-A folder without one gives every file in it. Nothing is opened here but metadata, and nothing is held but one folder's names.
+A folder without one gives every file in it. A `track.csv` or `track.parquet` is the track of the files in its folder and of those that the
+list beside it names. Nothing is opened here but metadata, and nothing is held but one folder's names.
 """
 
 from __future__ import annotations
@@ -10,52 +11,18 @@ import glob
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 from infra.errors import InvalidInput
 from selection.fleet import metadata
 from selection.fleet.metadata import METADATA_NAME, FrameMetadata
+from selection.ingest.rejects import Reject
+from selection.ingest.sources import lists
+from selection.ingest.sources.files import SourceFile
+from selection.ingest.tracks.reading import TRACK_NAMES
 
 _LONGEST_LINE = 16 * 1024 * 1024
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceFile:
-    """A file that should be a frame.
-
-    Attributes:
-        path: Absolute, or an `s3://` URI; of a file inside an archive, the archive's `file://` URI with the member as fragment.
-        name: As its dataset calls it, relative; orders frames that have no time.
-        said: What the metadata says about it; empty when there is none.
-        digest: SHA-256 that its bytes must have, where a manifest says so.
-        data: The bytes, of a file that cannot be read again from its path.
-    """
-
-    path: str
-    name: str
-    size_bytes: int
-    said: FrameMetadata
-    digest: str | None = None
-    data: bytes | None = field(default=None, repr=False)
-
-    @property
-    def uri(self) -> str:
-        """Where it is, for its sighting."""
-        return self.path if self.path.startswith(("s3://", "file://")) else Path(self.path).as_uri()
-
-    @property
-    def shown(self) -> str:
-        """The path as it can be stored and printed."""
-        return metadata.valid_text(self.path)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reject:
-    """A file or metadata line that cannot become a frame, and why."""
-
-    source: str
-    reason: str
 
 
 class Sources:
@@ -126,6 +93,8 @@ class Sources:
             return
         if os.path.isdir(real):
             self._folders[real] = None
+        elif os.path.basename(real) in TRACK_NAMES:
+            return
         elif os.path.basename(real) == METADATA_NAME:
             # Naming the list means the dataset; a glob such as `data/*` merely meets it beside the images.
             if named:
@@ -140,7 +109,8 @@ class Sources:
             if governing is not None:
                 governed.setdefault(governing, {})[path] = named
             else:
-                yield _checked(path, name=os.path.basename(path), said=FrameMetadata())
+                track = _track_in(os.path.dirname(path))
+                yield _checked(path, name=os.path.basename(path), said=FrameMetadata(), track=track)
         for governing, files in governed.items():
             yield from self._dataset(governing, folders=[], files=files)
 
@@ -160,8 +130,9 @@ class Sources:
             bases += [*folders, *(os.path.dirname(folder) for folder in folders)]
         unlisted = dict(files or {})
         prefixes = tuple(folder.rstrip(os.sep) + os.sep for folder in folders)
+        tracks: dict[str, str | None] = {}
         listed_here = 0
-        for number, said in _lines(listing):
+        for number, said in lists.read(_lines(listing), shown=listing):
             if isinstance(said, Reject):
                 yield said
                 continue
@@ -172,9 +143,12 @@ class Sources:
                 if home in folders:
                     yield Reject(source=f"{listing}:{number}", reason=f"{said.file} points outside the folder {home}")
                 continue
-            found = _checked(path, name=said.file, said=said)
+            folder = os.path.dirname(path)
+            if folder not in tracks:
+                tracks[folder] = _track_in(folder) or _track_in(home)
+            found = _checked(path, name=said.file, said=said, track=tracks[folder])
             if isinstance(found, Reject):
-                yield Reject(source=found.source, reason=f"{found.reason} (listed in {listing}, line {number})")
+                yield replace(found, reason=f"{found.reason} (listed in {listing}, line {number})")
                 continue
             if unlisted.pop(path, None) is None:
                 listed_here += 1
@@ -193,9 +167,11 @@ class Sources:
             elif METADATA_NAME in names:
                 yield from self._dataset(os.path.join(folder, METADATA_NAME), folders=[folder])
             else:
+                track = _track_in(folder)
                 for name in names:
                     path = os.path.join(folder, name)
-                    yield _checked(path, name=os.path.relpath(path, root), said=FrameMetadata())
+                    if path != track:
+                        yield _checked(path, name=os.path.relpath(path, root), said=FrameMetadata(), track=track)
 
 
 def _metadata_for_folder(folder: str) -> str | None:
@@ -207,40 +183,36 @@ def _metadata_for_folder(folder: str) -> str | None:
     return None
 
 
-def _lines(listing: str) -> Iterator[tuple[int, FrameMetadata | Reject]]:
+def _lines(listing: str) -> Iterator[bytes]:
     try:
         file = Path(listing).open("rb")  # noqa: SIM115  # Closed below; opening is the part that may be refused.
     except OSError as exc:
         raise InvalidInput(f"cannot read {listing}: {exc.strerror}") from exc
     with file:
-        number = 0
         while line := file.readline(_LONGEST_LINE):
-            number += 1
-            if not line.strip():
-                continue
             if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
-                raise InvalidInput(
-                    f"{listing}, line {number}: longer than {_LONGEST_LINE >> 20} MiB; is this JSON Lines?"
-                )
-            try:
-                # Editors on some systems put a byte order mark in front.
-                yield number, metadata.parse_line(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
-            except InvalidInput as exc:
-                yield number, Reject(source=f"{listing}:{number}", reason=f"bad metadata line {number}: {exc.message}")
+                raise InvalidInput(f"a line of {listing} is longer than {_LONGEST_LINE >> 20} MiB; is this JSON Lines?")
+            yield line
 
 
-def _checked(path: str, *, name: str, said: FrameMetadata) -> SourceFile | Reject:
+def _track_in(folder: str) -> str | None:
+    found = (os.path.join(folder, name) for name in TRACK_NAMES)
+    return next((path for path in found if os.path.isfile(path)), None)
+
+
+def _checked(path: str, *, name: str, said: FrameMetadata, track: str | None = None) -> SourceFile | Reject:
     shown = metadata.valid_text(path)
     try:
         found = os.stat(path)
     except FileNotFoundError:
         linked = os.path.islink(path)
-        return Reject(source=shown, reason="the link leads nowhere" if linked else "the file is not there")
+        reason = "the link leads nowhere" if linked else "the file is not there"
+        return Reject(source=shown, reason=reason, kind="missing")
     except OSError as exc:
         return Reject(source=shown, reason=f"cannot be read: {exc.strerror}")
     if not stat.S_ISREG(found.st_mode):
         return Reject(source=shown, reason="not a file")  # Opening a pipe or a device could wait for ever.
-    return SourceFile(path=path, name=metadata.valid_text(name), size_bytes=found.st_size, said=said)
+    return SourceFile(path=path, name=metadata.valid_text(name), size_bytes=found.st_size, said=said, track=track)
 
 
 def _walk(root: str, excluded: frozenset[str]) -> Iterator[tuple[str, list[str], str | None]]:
@@ -288,5 +260,5 @@ def _file_count(root: str, excluded: frozenset[str]) -> int:
             continue
         seen.add((identity.st_dev, identity.st_ino))
         folders[:] = [name for name in folders if not name.startswith(".")]
-        count += sum(1 for name in names if not name.startswith(".") and name != METADATA_NAME)
+        count += sum(1 for name in names if not name.startswith(".") and name not in (METADATA_NAME, *TRACK_NAMES))
     return count

@@ -5,12 +5,16 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 from urllib.parse import quote
 
-from infra.errors import InvalidInput
 from selection.fleet import metadata
 from selection.fleet.metadata import METADATA_NAME, FrameMetadata
-from selection.ingest.sources import Reject, SourceFile
+from selection.ingest.rejects import Reject
+from selection.ingest.sources import lists
+from selection.ingest.sources.files import SourceFile
+from selection.ingest.sources.meter import Meter
+from selection.ingest.throttle import Throttle
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 LARGEST_MEMBER_BYTES = 256 * 1024 * 1024
@@ -24,16 +28,20 @@ def is_archive(source: str) -> bool:
     return path.name.lower().endswith(SUFFIXES) and path.is_file()
 
 
-def read(archive: Path) -> Iterator[SourceFile | Reject]:
+def read(
+    archive: Path, *, meter: Meter | None = None, throttle: Throttle | None = None
+) -> Iterator[SourceFile | Reject]:
     """Streams the files in it, in their order. A `metadata.jsonl` speaks for the files that come after it.
 
     Members that point outside the archive, links and devices are rejects; so is the rest of an archive that is cut short.
     """
+    meter, throttle = meter or Meter(unit="byte"), throttle or Throttle(None)
     base = archive.absolute().as_uri()
     said: dict[str, FrameMetadata] = {}
     try:
-        with tarfile.open(archive, mode="r|*") as tar:
-            for member in tar:
+        with archive.open("rb") as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+            meter.size = archive.stat().st_size
+            for member in _passing(tar, file, meter=meter, throttle=throttle):
                 shown = metadata.valid_text(f"{archive}!{member.name}")
                 path = PurePosixPath(member.name)
                 if member.isdir() or path.name.startswith("."):
@@ -54,19 +62,29 @@ def read(archive: Path) -> Iterator[SourceFile | Reject]:
                         size_bytes=member.size,
                         said=said.get(name, FrameMetadata()),
                         data=_bytes(tar, member),
+                        container=metadata.valid_text(str(archive)),
                     )
     except (tarfile.TarError, EOFError, OSError) as exc:
         yield Reject(source=metadata.valid_text(str(archive)), reason=f"the archive is damaged or cut short: {exc}")
 
 
+def _passing(tar: tarfile.TarFile, file: BinaryIO, *, meter: Meter, throttle: Throttle) -> Iterator[tarfile.TarInfo]:
+    """The members; of a packed archive the bytes count that were read of it, not those that come out."""
+
+    def count() -> None:
+        throttle.take(int(file.tell() - meter.position))
+        meter.position = file.tell()
+
+    for member in tar:
+        count()
+        yield member
+    count()
+
+
 def _take_list(data: bytes, said: dict[str, FrameMetadata], *, folder: PurePosixPath, shown: str) -> Iterator[Reject]:
-    for number, line in enumerate(data.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = metadata.parse_line(line)
-        except InvalidInput as exc:
-            yield Reject(source=f"{shown}:{number}", reason=f"bad metadata line {number}: {exc.message}")
+    for _, entry in lists.read(data.splitlines(), shown=shown):
+        if isinstance(entry, Reject):
+            yield entry
         else:
             said[str(folder / entry.file)] = entry
 
