@@ -32,13 +32,17 @@ BUILD_ROWS = 2**14
 """A tail is built when it has so many rows, and an eighth of what is built of its segment."""
 TAIL_BLOCK_ROWS = 2**16
 
+_Hits = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""Scores and rows."""
 _log = get_logger(__name__)
 
 
 class _Searchable(Protocol):
     def search(
-        self, query_D: NDArray[np.float32], *, k: int, allowed_N: NDArray[np.bool_] | None
+        self, query_D: NDArray[np.float32], *, k: int, allowed_N: NDArray[np.bool_] | None, above: float = -np.inf
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
+
+    def products(self, query_D: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
     def vectors(self, positions_M: NDArray[np.int64]) -> NDArray[np.float16]: ...
 
@@ -91,7 +95,8 @@ class IndexStatus:
     Attributes:
         rows: Rows that can be found.
         tail_rows: Of them, those that are not built yet and are searched exactly, one by one.
-        kind: `exact` (everything), `exact on GPU`, or `two-stage` (codes, then vectors).
+        kind: `exact` (every search reads all vectors), `exact on GPU`, or `two-stage` (codes, then vectors). Segment by segment, the build
+            chooses what is quicker, see `calibration.choose_coder`.
         recall: The lowest recall@50 measured at the builds, by kind of query; None when nothing is built.
         segments: What is built.
     """
@@ -223,6 +228,19 @@ class VectorIndex:
         # Half precision keeps their length at one only roughly.
         vectors_ND /= np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12)
         return vectors_ND
+
+    def products(self, query_D: NDArray[np.float32], *, rows: int) -> NDArray[np.float32]:
+        """The product of a query, of any length, with the vector of each row, from the vectors themselves.
+
+        Returns:
+            Shape (rows,), NaN where a row has no vector.
+        """
+        query = np.ascontiguousarray(query_D, dtype=np.float32)
+        found = np.full(rows, np.nan, dtype=np.float32)
+        for part in self._parts:
+            inside = part.rows_N < rows
+            found[part.rows_N[inside]] = part.block.products(query)[inside]
+        return found
 
     def build_due(self) -> bool:
         """Whether the tail has grown so long that building is worth while."""
@@ -458,12 +476,13 @@ def _status(
         encoder_id=encoder_id,
         rows=rows,
         tail_rows=tail_rows,
-        kind="exact on GPU" if on_gpu else "two-stage" if found else "exact",
+        kind="exact on GPU" if on_gpu else "two-stage" if any(one.components for one in found) else "exact",
         recall=lowest,
         segments=[
             {
                 "number": one.number,
                 "rows": one.rows,
+                "kind": one.kind,
                 "code_bytes": one.components,
                 "candidates": one.recall.candidates,
                 "recall": {"near": one.recall.near, "far": one.recall.far, "filtered": one.recall.filtered},
@@ -474,22 +493,27 @@ def _status(
     )
 
 
-def _found(
-    parts: Sequence[tuple[_Part, NDArray[np.bool_] | None]], query_D: NDArray[np.float32], *, k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _found(parts: Sequence[tuple[_Part, NDArray[np.bool_] | None]], query_D: NDArray[np.float32], *, k: int) -> _Hits:
     """The best of every part, those of different GPUs at the same time."""
 
-    def of(part: _Part, allowed_N: NDArray[np.bool_] | None) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        scores, positions = part.block.search(query_D, k=k, allowed_N=allowed_N)
-        return scores, part.rows_N[positions]
+    def of(some: Sequence[tuple[_Part, NDArray[np.bool_] | None]]) -> list[_Hits]:
+        """What the first parts found spares the later ones most of their candidates."""
+        hits: list[_Hits] = []
+        best_K: NDArray[np.float32] = np.empty(0, dtype=np.float32)
+        for part, allowed_N in some:
+            above = float(best_K[0]) if len(best_K) == k else -np.inf
+            scores, positions = part.block.search(query_D, k=k, allowed_N=allowed_N, above=above)
+            hits.append((scores, part.rows_N[positions]))
+            best_K = np.sort(np.concatenate([best_K, scores]))[-k:]
+        return hits
 
     devices = sorted({part.on for part, _ in parts})
     if len(devices) > 1:
         with ThreadPoolExecutor(len(devices)) as pool:
-            groups = pool.map(lambda on: [of(part, allowed) for part, allowed in parts if part.on == on], devices)
+            groups = pool.map(lambda on: of([one for one in parts if one[0].on == on]), devices)
             found = [one for group in groups for one in group]
     else:
-        found = [of(part, allowed_N) for part, allowed_N in parts]
+        found = of(parts)
     if not found:
         return np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int64)
     return np.concatenate([scores for scores, _ in found]), np.concatenate([rows for _, rows in found])
