@@ -3,7 +3,7 @@
 - `has:label`, `has:prediction`, `has:batch`; `label:car` and `label:TASK/car` for frames whose label holds a class
 - `in:BATCH` for the frames of a batch (a trailing star takes several)
 - `model:wrong` and `model:right`: labelled frames that the task's current model would label otherwise, or the same
-- `concept:NAME` for frames that more likely belong to a concept than not, see `selection.concepts`
+- `concept:NAME` for frames that more likely belong to a concept than not, see `selection.concepts`; `sort=-concept:NAME` likeliest first
 - `uncertain:>0.8`: entropy of the current model's prediction, of several tasks the highest; `entropy`, `margin` and `least_confidence` likewise
 """
 
@@ -216,6 +216,7 @@ class ConceptTerms:
         """
         self._platform = platform
         self._index = index
+        self._kept: Recent[NDArray[np.float32]] = Recent(4)
 
     def version(self, key: str) -> Hashable:
         """Marks and vectors: either changes who belongs to a concept."""
@@ -225,22 +226,29 @@ class ConceptTerms:
 
     def matches(self, key: str, value: str, *, is_prefix: bool, rows: int) -> NDArray[np.bool_] | None:
         """Which rows belong to the concept, shape (rows,)."""
-        import numpy as np
-
         del key
         if is_prefix:
             raise InvalidInput("concept: takes a whole name; `mlpl concept list` shows them")
-        try:
-            likely = concepts.scores(self._platform, value, np.arange(rows), index=self._index())
-        except NotFound as exc:
-            raise InvalidInput(f"{exc.message}; `mlpl concept list` shows the ones there are") from exc
-        belongs: NDArray[np.bool_] = likely > 0.5  # False where there is no vector.
+        belongs: NDArray[np.bool_] = self._likely(value, rows=rows) > 0.5  # False where there is no vector.
         return belongs
 
     def numbers(self, key: str, *, rows: int) -> NDArray[np.float64] | None:
-        """None: a concept has a name before it has numbers."""
-        del key, rows
-        return None
+        """How probable it is that a row belongs to the concept that `concept:NAME` names; None when no concept is named."""
+        import numpy as np
+
+        _, named, name = key.partition(":")
+        return self._likely(name, rows=rows).astype(np.float64) if named else None
+
+    def _likely(self, name: str, *, rows: int) -> NDArray[np.float32]:
+        import numpy as np
+
+        def work_out() -> NDArray[np.float32]:
+            return concepts.scores(self._platform, name, np.arange(rows), index=self._index())
+
+        try:
+            return self._kept.get((name, rows, self.version("concept")), work_out)
+        except NotFound as exc:
+            raise InvalidInput(exc.message, key=f"concept:{name}") from exc
 
 
 def _mask(chosen: Sequence[int], *, rows: int) -> NDArray[np.bool_]:

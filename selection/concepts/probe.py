@@ -103,6 +103,11 @@ def scores(probe: Probe, emb_ND: NDArray[np.floating]) -> NDArray[np.float32]:
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
 
 
+def probabilities(probe: Probe, product_N: NDArray[np.floating]) -> NDArray[np.float32]:
+    """How probable it is that rows belong to the concept, from the products of their vectors with its weights; NaN stays NaN."""
+    return _sigmoid(product_N + np.float32(probe.bias)).astype(np.float32)
+
+
 def most_informative(score_N: NDArray[np.floating], *, k: int, marked: Iterable[int] = ()) -> NDArray[np.int64]:
     """The rows that would teach the probe most if they were marked: those nearest to one half, ties to the lower position.
 
@@ -126,8 +131,7 @@ def _in_blocks(probe: Probe, blocks: Iterable[NDArray[np.floating]]) -> Iterator
 
     weights = torch.from_numpy(probe.weights_D)
     for block in blocks:
-        logit = (torch.from_numpy(np.ascontiguousarray(block)).float() @ weights).numpy() + np.float32(probe.bias)
-        yield _sigmoid(logit).astype(np.float32)
+        yield probabilities(probe, (torch.from_numpy(np.ascontiguousarray(block)).float() @ weights).numpy())
 
 
 def _newton(

@@ -68,7 +68,11 @@ class Provider(Protocol):
         """
 
     def numbers(self, key: str, *, rows: int) -> NDArray[np.float64] | None:
-        """A number a row, NaN where there is none, shape (rows,); None for a key without numbers."""
+        """A number a row, NaN where there is none, shape (rows,); None for a key without numbers.
+
+        Args:
+            key: One of its keys, or `KEY:VALUE` where each value has numbers of its own.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +254,10 @@ class Columns:
             times[view.captured_ms == NO_TIME_MS] = np.nan
             return times
         for provider in self._providers:
-            if name in provider.provides and (found := provider.numbers(name, rows=view.rows)) is not None:
+            if (
+                name.partition(":")[0] in provider.provides
+                and (found := provider.numbers(name, rows=view.rows)) is not None
+            ):
                 return found
         return self._numbers(view, self._known(view, name))
 
