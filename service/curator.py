@@ -83,7 +83,7 @@ class Curator:
         """Loads nothing."""
         self._platform = platform
         # One lock a part: whoever filters does not wait while the encoder is being loaded.
-        self._columns_lock, self._index_lock, self._encoder_lock = (threading.Lock() for _ in range(3))
+        self._columns_lock, self._index_lock, self._encoder_lock, self._encoding = (threading.Lock() for _ in range(4))
         self._columns: Columns | None = None
         self._index: VectorIndex | None = None
         self._encoder: Encoder | None = None
@@ -133,10 +133,20 @@ class Curator:
             if encoders.current_encoder_id(self._platform) is not None:
                 import torch  # noqa: F401  # Scans of the index are several times faster with it, and a frame looked for needs no encoder.
 
-                self.index()
-                self.encoder()
+                self._search_once()
+                self._text_vector("a road")
         except Exception as exc:
             log.warning("warm_up_failed", reason=str(exc))
+
+    def _search_once(self) -> None:
+        """So that the index's codes are in memory and its kernels chosen before somebody waits for it."""
+        from selection.fleet import frames
+
+        index = self.index()
+        rows = index.rows()[-1:]
+        if len(rows):
+            index.search(index.vectors(rows), k=50)
+            frames.by_rows(self._platform.database, rows.tolist())
 
     def columns(self) -> Columns:
         """The filter columns as of now."""
@@ -266,7 +276,13 @@ class Curator:
 
     def _text_vector(self, words: str) -> NDArray[np.float32]:
         encoder = self.encoder()
-        return self._texts.get((encoder.encoder_id, words), lambda: encoder.encode_texts([words])[0])
+        question = (encoder.encoder_id, words)
+        known = self._texts.kept(question)
+        if known is not None:
+            return known
+        # One at a time: a model that has all cores is not faster for being asked twice at once, and who asks the same finds it kept.
+        with self._encoding:
+            return self._texts.get(question, lambda: encoder.encode_texts([words])[0])
 
     def _missing(self, encoder_id: str) -> int:
         kept = self._kept_missing if self._is_kept_fresh else None

@@ -107,7 +107,7 @@ class Segment:
             if allowed_N is None or np.count_nonzero(allowed_N) > scan.DIRECT_ROWS:
                 return exact.nearest(self.vectors_ND, query_D, k=k, allowed_N=allowed_N)
             few = np.flatnonzero(allowed_N)
-            return exact.best(exact.scores_of(self.vectors_ND, few, query_D), few, k=k)
+            return exact.nearest_of(self.vectors_ND, few, query_D, k=k)
         margin = self.description.margin
         scores, positions, _ = scan.search(
             self._codes_NP, self.vectors_ND, self._coder, query_D, k=k, margin=margin, allowed_N=allowed_N, above=above

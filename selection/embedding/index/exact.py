@@ -106,8 +106,7 @@ def nearest(
         Exact scores and positions, both of shape (min(k, allowed rows),).
     """
     count = len(vectors_ND)
-    # Whoever has neither in memory has no time to load one; and a heap is no way to sort everything.
-    if (torch_if_loaded() is None and "faiss" not in sys.modules) or k > max(_HEAP, count // 16):
+    if not _may_scan(count, k=k):
         scores_N = scores_of(vectors_ND, None, query_D)
         if allowed_N is not None:
             scores_N[~allowed_N] = -np.inf
@@ -126,6 +125,21 @@ def nearest(
         others = [pool.submit(of, *ends) for ends in itertools.pairwise(bounds[1:])]
         found = [of(*bounds[:2]), *(one.result() for one in others)]
     return best(np.concatenate([scores for scores, _ in found]), np.concatenate([places for _, places in found]), k=k)
+
+
+def nearest_of(
+    vectors_ND: NDArray[np.float16], positions_M: NDArray[np.int64], query_D: NDArray[np.float32], *, k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k nearest of the rows at some ascending positions, as `nearest`; on one thread, so that no other work on this machine stalls it."""
+    if not _may_scan(len(positions_M), k=k) or len(positions_M) > _THREAD_ROWS:
+        return best(scores_of(vectors_ND, positions_M, query_D), positions_M, k=k)
+    scores, places = _scanned(vectors_ND[positions_M], query_D, k=k, allowed_N=None)
+    return scores, positions_M[places]
+
+
+def _may_scan(count: int, *, k: int) -> bool:
+    """Whoever has neither library in memory has no time to load one; and a heap is no way to sort everything."""
+    return (torch_if_loaded() is not None or "faiss" in sys.modules) and k <= max(_HEAP, count // 16)
 
 
 def _scanned(

@@ -18,7 +18,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from selection.embedding.index.exact import best, scores_of, torch_if_loaded
+from selection.embedding.index.exact import nearest_of, torch_if_loaded
 
 DIRECT_ROWS = 4096
 """So few allowed rows are scored from their vectors at once."""
@@ -157,7 +157,7 @@ def search(
             bound = max(bound, int(np.clip(np.floor(reached), _HIDDEN, -_HIDDEN - 1)))
         positions = np.flatnonzero(rough >= bound)
         positions = positions if open_M is None else open_M[positions]
-    scores, found = best(scores_of(vectors_ND, positions, query_D), positions, k=k)
+    scores, found = nearest_of(vectors_ND, positions, query_D, k=k)
     return scores, found, len(positions)
 
 
