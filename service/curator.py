@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from infra.logs import get_logger
 from infra.platform import Platform
-from selection import shards
 from selection.columnar.recent import Recent
 from selection.embedding import encoders
 from selection.fleet import filters
@@ -124,7 +123,7 @@ class Curator:
             columns.refresh()
         if index is not None:
             index.refresh()
-            self._kept_missing = self._count_missing(index.encoder_id)
+            self._kept_missing = self._count_missing(index)
 
     def warm_up(self) -> None:
         """Loads what the first search would wait for, if the fleet has something to search. Failing is for that search to report."""
@@ -268,7 +267,7 @@ class Curator:
             hits=page.hits,
             total=page.total,
             rows=page.rows,
-            missing=0 if index is None else self._missing(index.encoder_id),
+            missing=0 if index is None else self._missing(index),
             took_ms=(time.monotonic() - began) * 1000,
             notice=self._notice() if encoder is not None else None,
             next_cursor=page.next_cursor,
@@ -284,14 +283,13 @@ class Curator:
         with self._encoding:
             return self._texts.get(question, lambda: encoder.encode_texts([words])[0])
 
-    def _missing(self, encoder_id: str) -> int:
+    def _missing(self, index: VectorIndex) -> int:
         kept = self._kept_missing if self._is_kept_fresh else None
-        return self._count_missing(encoder_id) if kept is None else kept
+        return self._count_missing(index) if kept is None else kept
 
-    def _count_missing(self, encoder_id: str) -> int:
+    def _count_missing(self, index: VectorIndex) -> int:
         # Shards rather than vectors are counted: a frame that cannot be read any more waits for nothing.
-        embedded = shards.row_total(self._platform.database, "vectors", encoder_id)
-        return max(0, (self._columns.rows if self._columns is not None else 0) - embedded)
+        return max(0, (self._columns.rows if self._columns is not None else 0) - index.covered)
 
     def _notice(self) -> str | None:
         choice = self._kept_choice if self._is_kept_fresh else encoders.chosen(self._platform)

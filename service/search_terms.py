@@ -55,6 +55,7 @@ class LineTerms:
         self._changed_at: dict[str, float] = {}
         self._answers: Recent[Any] = Recent(64)
         self._predictions: dict[str, Predictions] = {}
+        self._watches: dict[str, shards.Watch] = {}
 
     def version(self, key: str) -> Hashable:
         """The state of what a key is about; looked up at most twice a second."""
@@ -199,7 +200,12 @@ class LineTerms:
             for task in tasks.list_all(db)
             if (model := models.current(db, task.task_id)) is not None
         ]
-        return tuple((*one, shards.extent(db, "predictions", one[1])) for one in current)
+        watches: dict[str, shards.Watch] = {
+            model_id: self._watches.get(model_id) or shards.Watch("predictions", model_id, clock=self._clock)
+            for _, model_id in current
+        }
+        self._watches = watches
+        return tuple((*one, watches[one[1]].extent(db)) for one in current)
 
 
 class ConceptTerms:

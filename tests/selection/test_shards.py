@@ -104,3 +104,22 @@ def test_a_table_must_hold_exactly_its_rows(stores: Platform, start: int, stop: 
     with pytest.raises(InvalidInput, match="rows"):
         shards.write(stores, "vectors", "enc-1", start, stop, _table(0, 3))
     assert list(stores.objects.list("shards")) == []
+
+
+def test_a_watch_sees_what_comes_at_once_and_what_was_replaced_within_seconds(
+    stores: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, looks = [0.0], []
+    extent = shards.extent
+    monkeypatch.setattr(shards, "extent", lambda *asked: looks.append(asked) or extent(*asked))
+    watch = shards.Watch("vectors", "enc-1", clock=lambda: now[0])
+    shard = {"kind": "vectors", "producer": "enc-1", "start": 0, "rows": 4}
+    assert watch.extent(stores.database) == (0, 0)
+    stores.database.shards.insert_one({"_id": "one", **shard})
+    for _ in range(5):
+        assert watch.extent(stores.database) == (1, 4)
+    assert len(looks) == 2
+    stores.database.shards.delete_one({"_id": "one"})
+    stores.database.shards.insert_one({"_id": "other", **shard, "rows": 3})
+    now[0] += shards.FULL_LOOK_S
+    assert watch.extent(stores.database) == (1, 3)

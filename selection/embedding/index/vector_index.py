@@ -127,6 +127,7 @@ class VectorIndex:
         self._platform = platform
         self._folder: Path = built.home_of(platform.settings.home, encoder_id)
         self._refreshing = threading.RLock()
+        self._watch = shards.Watch("vectors", encoder_id)
         self._extent = (0, 0)
         self._seen: set[Source] = set()
         self._segments: dict[int, built.Segment] = {}
@@ -141,6 +142,11 @@ class VectorIndex:
         """Rows that can be found."""
         return sum(len(part.rows_N) for part in self._parts)
 
+    @property
+    def covered(self) -> int:
+        """Rows of all shards that were taken in, with those that have no vector because their frame cannot be encoded."""
+        return self._extent[1]
+
     def rows(self) -> NDArray[np.int64]:
         """The rows that have a vector, ascending, shape (size,)."""
         parts = [part.rows_N for part in self._parts]
@@ -154,7 +160,7 @@ class VectorIndex:
         """
         with self._refreshing:
             database, before = self._platform.database, self.size
-            if shards.extent(database, "vectors", self.encoder_id) == self._extent:
+            if self._watch.extent(database) == self._extent:
                 return 0
             records = shards.records(database, "vectors", self.encoder_id)
             if not self._opened:
@@ -457,11 +463,12 @@ class _Block:
 def built_status(platform: Platform, encoder_id: str) -> IndexStatus:
     """What is built on this machine, from descriptions alone: opens no index."""
     found = built.descriptions(built.home_of(platform.settings.home, encoder_id))
-    sources = {source for one in found for source in one.sources}
-    records = shards.records(platform.database, "vectors", encoder_id)
-    tail_rows = sum(record.rows for record in records if _source(record) not in sources)
-    total = sum(record.rows for record in records)
-    return _status(encoder_id, found, rows=total, tail_rows=tail_rows, on_gpu=bool(_gpus(platform.settings.device)))
+    built_from = {source for one in found for source in one.sources}
+    present = shards.sources(platform.database, "vectors", encoder_id)
+    tail_rows = sum(rows for source, rows in present.items() if source not in built_from)
+    return _status(
+        encoder_id, found, rows=sum(present.values()), tail_rows=tail_rows, on_gpu=bool(_gpus(platform.settings.device))
+    )
 
 
 def _status(
