@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pymongo import ASCENDING, IndexModel
+from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError
 
 from infra.database import Db, Document, retrying
@@ -35,8 +36,14 @@ ShardKind = Literal["vectors", "predictions", "projections"]
 
 FORMAT_VERSION = 1
 BLOCK_ROWS = 4096
+FULL_LOOK_S = 2.0
 INDEXES: dict[str, list[IndexModel]] = {
-    "shards": [IndexModel([("kind", ASCENDING), ("producer", ASCENDING), ("start", ASCENDING)], unique=True)]
+    "shards": [
+        IndexModel([("kind", ASCENDING), ("producer", ASCENDING), ("start", ASCENDING)], unique=True),
+        # Holds all that `extent` asks for, so that no record is read.
+        IndexModel([("kind", ASCENDING), ("producer", ASCENDING), ("rows", ASCENDING)]),
+        IndexModel([("created_at", DESCENDING)]),
+    ]
 }
 
 _log = get_logger(__name__)
@@ -103,7 +110,7 @@ def records(db: Db, kind: ShardKind, producer: str) -> list[Shard]:
 
 
 def extent(db: Db, kind: ShardKind, producer: str) -> tuple[int, int]:
-    """How many shards a producer has, and how many rows they hold; cheap enough to ask before every search."""
+    """How many shards a producer has, and how many rows they hold; whoever asks again and again keeps a `Watch`."""
     return state(db, kind, producer)[:2]
 
 
@@ -123,6 +130,39 @@ def state(db: Db, kind: ShardKind, producer: str) -> tuple[int, int, datetime | 
     for group in db.shards.aggregate(pipeline):
         return int(group["shards"]), int(group["rows"]), group["newest"]
     return 0, 0, None
+
+
+class Watch:
+    """The extent of a producer for whoever asks several times a second. Safe to share between threads.
+
+    Usually all that is asked of the database is how many records the collection has and which is the newest, whatever the size of the fleet.
+    Clocks of several machines may disagree about the newest, so a full look follows every few seconds.
+    """
+
+    def __init__(self, kind: ShardKind, producer: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Looks at nothing yet."""
+        self._kind: ShardKind = kind
+        self._producer = producer
+        self._clock = clock
+        self._seen: tuple[object, float, tuple[int, int, datetime | None]] | None = None
+
+    def extent(self, db: Db) -> tuple[int, int]:
+        """See `extent`."""
+        return self.state(db)[:2]
+
+    def state(self, db: Db) -> tuple[int, int, datetime | None]:
+        """See `state`."""
+        newest = db.shards.find_one({}, {"created_at": 1}, sort=[("created_at", DESCENDING)])
+        mark, now, seen = (db.shards.estimated_document_count(), newest), self._clock(), self._seen
+        if seen is None or seen[0] != mark or now - seen[1] >= FULL_LOOK_S:
+            seen = self._seen = (mark, now, state(db, self._kind, self._producer))
+        return seen[2]
+
+
+def sources(db: Db, kind: ShardKind, producer: str) -> dict[tuple[str, str], int]:
+    """Rows of each shard of a producer, by id and digest of the shard."""
+    found = db.shards.find({"kind": kind, "producer": producer}, {"digest": 1, "rows": 1})
+    return {(document["_id"], document["digest"]): int(document["rows"]) for document in found}
 
 
 def row_total(db: Db, kind: ShardKind, producer: str) -> int:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from infra.logs import get_logger
 from infra.platform import Platform
-from selection import shards
 from selection.columnar.recent import Recent
 from selection.embedding import encoders
 from selection.fleet import filters
@@ -83,7 +82,7 @@ class Curator:
         """Loads nothing."""
         self._platform = platform
         # One lock a part: whoever filters does not wait while the encoder is being loaded.
-        self._columns_lock, self._index_lock, self._encoder_lock = (threading.Lock() for _ in range(3))
+        self._columns_lock, self._index_lock, self._encoder_lock, self._encoding = (threading.Lock() for _ in range(4))
         self._columns: Columns | None = None
         self._index: VectorIndex | None = None
         self._encoder: Encoder | None = None
@@ -124,7 +123,7 @@ class Curator:
             columns.refresh()
         if index is not None:
             index.refresh()
-            self._kept_missing = self._count_missing(index.encoder_id)
+            self._kept_missing = self._count_missing(index)
 
     def warm_up(self) -> None:
         """Loads what the first search would wait for, if the fleet has something to search. Failing is for that search to report."""
@@ -133,10 +132,20 @@ class Curator:
             if encoders.current_encoder_id(self._platform) is not None:
                 import torch  # noqa: F401  # Scans of the index are several times faster with it, and a frame looked for needs no encoder.
 
-                self.index()
-                self.encoder()
+                self._search_once()
+                self._text_vector("a road")
         except Exception as exc:
             log.warning("warm_up_failed", reason=str(exc))
+
+    def _search_once(self) -> None:
+        """So that the index's codes are in memory and its kernels chosen before somebody waits for it."""
+        from selection.fleet import frames
+
+        index = self.index()
+        rows = index.rows()[-1:]
+        if len(rows):
+            index.search(index.vectors(rows), k=50)
+            frames.by_rows(self._platform.database, rows.tolist())
 
     def columns(self) -> Columns:
         """The filter columns as of now."""
@@ -258,7 +267,7 @@ class Curator:
             hits=page.hits,
             total=page.total,
             rows=page.rows,
-            missing=0 if index is None else self._missing(index.encoder_id),
+            missing=0 if index is None else self._missing(index),
             took_ms=(time.monotonic() - began) * 1000,
             notice=self._notice() if encoder is not None else None,
             next_cursor=page.next_cursor,
@@ -266,16 +275,21 @@ class Curator:
 
     def _text_vector(self, words: str) -> NDArray[np.float32]:
         encoder = self.encoder()
-        return self._texts.get((encoder.encoder_id, words), lambda: encoder.encode_texts([words])[0])
+        question = (encoder.encoder_id, words)
+        known = self._texts.kept(question)
+        if known is not None:
+            return known
+        # One at a time: a model that has all cores is not faster for being asked twice at once, and who asks the same finds it kept.
+        with self._encoding:
+            return self._texts.get(question, lambda: encoder.encode_texts([words])[0])
 
-    def _missing(self, encoder_id: str) -> int:
+    def _missing(self, index: VectorIndex) -> int:
         kept = self._kept_missing if self._is_kept_fresh else None
-        return self._count_missing(encoder_id) if kept is None else kept
+        return self._count_missing(index) if kept is None else kept
 
-    def _count_missing(self, encoder_id: str) -> int:
+    def _count_missing(self, index: VectorIndex) -> int:
         # Shards rather than vectors are counted: a frame that cannot be read any more waits for nothing.
-        embedded = shards.row_total(self._platform.database, "vectors", encoder_id)
-        return max(0, (self._columns.rows if self._columns is not None else 0) - embedded)
+        return max(0, (self._columns.rows if self._columns is not None else 0) - index.covered)
 
     def _notice(self) -> str | None:
         choice = self._kept_choice if self._is_kept_fresh else encoders.chosen(self._platform)

@@ -3,7 +3,7 @@
 - `has:label`, `has:prediction`, `has:batch`; `label:car` and `label:TASK/car` for frames whose label holds a class
 - `in:BATCH` for the frames of a batch (a trailing star takes several)
 - `model:wrong` and `model:right`: labelled frames that the task's current model would label otherwise, or the same
-- `concept:NAME` for frames that more likely belong to a concept than not, see `selection.concepts`; to sort by as well
+- `concept:NAME` for frames that more likely belong to a concept than not, see `selection.concepts`; `sort=-concept:NAME` likeliest first
 - `uncertain:>0.8`: entropy of the current model's prediction, of several tasks the highest; `margin`, `bald`, `entropy_sum` and the other
   scores of `acquisition.MODEL_SCORES` likewise
 - `label_error:>0.8`: how little the current model believes a frame's label, of several tasks the most; `--sort=-label_error` puts the most
@@ -62,6 +62,7 @@ class LineTerms:
         self._changed_at: dict[str, float] = {}
         self._answers: Recent[Any] = Recent(64)
         self._predictions: dict[str, Predictions] = {}
+        self._watches: dict[str, shards.Watch] = {}
 
     def version(self, key: str) -> Hashable:
         """The state of what a key is about; looked up at most twice a second."""
@@ -224,7 +225,12 @@ class LineTerms:
             for task in tasks.list_all(db)
             if (model := models.current(db, task.task_id)) is not None
         ]
-        return tuple((*one, shards.state(db, "predictions", one[1])) for one in current)
+        watches: dict[str, shards.Watch] = {
+            model_id: self._watches.get(model_id) or shards.Watch("predictions", model_id, clock=self._clock)
+            for _, model_id in current
+        }
+        self._watches = watches
+        return tuple((*one, watches[one[1]].state(db)) for one in current)
 
 
 class ConceptTerms:
@@ -241,7 +247,7 @@ class ConceptTerms:
         """
         self._platform = platform
         self._index = index
-        self._probabilities: Recent[NDArray[np.float64]] = Recent(4)
+        self._kept: Recent[NDArray[np.float32]] = Recent(4)
 
     def version(self, key: str) -> Hashable:
         """Marks and vectors: either changes who belongs to a concept."""
@@ -254,24 +260,26 @@ class ConceptTerms:
         del key
         if is_prefix:
             raise InvalidInput("concept: takes a whole name; `mlpl concept list` shows them")
-        belongs: NDArray[np.bool_] = self._scores(value, rows=rows) > 0.5  # False where there is no vector.
+        belongs: NDArray[np.bool_] = self._likely(value, rows=rows) > 0.5  # False where there is no vector.
         return belongs
 
     def numbers(self, key: str, *, rows: int) -> NDArray[np.float64] | None:
-        """The probability that a row belongs to the concept of `concept:NAME`, NaN without a vector; None for a key without a name."""
-        _, _, name = key.partition(":")
-        if not name:
-            return None
-        return self._probabilities.get((self.version(key), name, rows), lambda: self._scores(name, rows=rows))
-
-    def _scores(self, name: str, *, rows: int) -> NDArray[np.float64]:
+        """How probable it is that a row belongs to the concept that `concept:NAME` names; None when no concept is named."""
         import numpy as np
 
+        _, named, name = key.partition(":")
+        return self._likely(name, rows=rows).astype(np.float64) if named else None
+
+    def _likely(self, name: str, *, rows: int) -> NDArray[np.float32]:
+        import numpy as np
+
+        def work_out() -> NDArray[np.float32]:
+            return concepts.scores(self._platform, name, np.arange(rows), index=self._index())
+
         try:
-            found = concepts.scores(self._platform, name, np.arange(rows), index=self._index())
+            return self._kept.get((name, rows, self.version("concept")), work_out)
         except NotFound as exc:
-            raise InvalidInput(f"{exc.message}; `mlpl concept list` shows the ones there are") from exc
-        return np.asarray(found, dtype=np.float64)
+            raise InvalidInput(exc.message, key=f"concept:{name}") from exc
 
 
 def _mask(chosen: Sequence[int], *, rows: int) -> NDArray[np.bool_]:

@@ -38,6 +38,13 @@ class TextColumn:
         self._codes.pad(max(rows) + 1)
         self._codes.all[rows] = [known.setdefault(value, len(known)) for value in values]
 
+    def put_coded(self, rows: NDArray[np.int64], codes: NDArray[Any], texts: Sequence[str]) -> None:
+        """Writes rows that no reader has seen, each with the text that its code is the position of."""
+        known = self._values
+        table = np.array([known.setdefault(text, len(known)) for text in texts], dtype=np.int32)
+        self._codes.pad(int(rows[-1]) + 1)
+        self._codes.all[rows] = table[codes]
+
     def change(self, rows: Sequence[int], values: Sequence[str | None]) -> None:
         """Writes rows that readers may hold; None takes a text away."""
         known = self._values
@@ -66,10 +73,10 @@ class NumberColumn:
         if numbers is not None:
             self._numbers.extend(numbers)
 
-    def put(self, rows: Sequence[int], numbers: Sequence[float]) -> None:
-        """Writes rows that no reader has seen."""
-        if rows:
-            self._numbers.pad(max(rows) + 1)
+    def put(self, rows: Sequence[int] | NDArray[np.int64], numbers: Sequence[float] | NDArray[Any]) -> None:
+        """Writes rows, ascending, that no reader has seen."""
+        if len(rows):
+            self._numbers.pad(int(rows[-1]) + 1)
             self._numbers.all[rows] = numbers
 
     def change(self, rows: Sequence[int], numbers: Sequence[float | None]) -> None:

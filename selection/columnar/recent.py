@@ -19,6 +19,11 @@ class Recent(Generic[T]):
         self._lock = threading.Lock()
         self._answers: OrderedDict[Hashable, T] = OrderedDict()
 
+    def kept(self, question: Hashable) -> T | None:
+        """The kept answer, None when there is none."""
+        with self._lock:
+            return self._answers.get(question)
+
     def get(self, question: Hashable, work_out: Callable[[], T]) -> T:
         """The kept answer, or the one that `work_out` finds now."""
         with self._lock:

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 INDEXES: dict[str, list[IndexModel]] = {"concepts": []}
 BACKGROUND = 200
 MOST_MARKS = 2000
-_BLOCK_ROWS = 65_536
+_FEW_ROWS = 65_536
+"""For more rows than this, one look at all vectors is cheaper than fetching those of the rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,11 +180,11 @@ def scores(platform: Platform, name: str, rows: NDArray[np.int64], *, index: Vec
         NotFound: There is no concept of this name.
     """
     probe = fit(platform, get(platform.database, name), index=index)
+    if len(rows) > _FEW_ROWS:
+        return probes.probabilities(probe, index.products(probe.weights_D, rows=int(rows.max()) + 1)[rows])
     found = np.full(len(rows), np.nan, dtype=np.float32)
     embedded = np.flatnonzero(index.has(rows))
-    for start in range(0, len(embedded), _BLOCK_ROWS):
-        part = embedded[start : start + _BLOCK_ROWS]
-        found[part] = probes.scores(probe, index.vectors(rows[part]))
+    found[embedded] = probes.scores(probe, index.vectors(rows[embedded])) if len(embedded) else np.nan
     return found
 
 

@@ -8,46 +8,28 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.database import Db, Document
+from infra.database import Db
 from infra.errors import InvalidInput
-from selection.columnar import distance, snapshot
+from selection.columnar import distance
 from selection.columnar.bins import Bins, bins_of
-from selection.columnar.column import NumberColumn, TextColumn
 from selection.columnar.recent import Recent
-from selection.fleet import filters, frames
-from selection.fleet.filters import RESERVED_KEYS, Filter, NearTerm, Range, Term, TimeTerm, ValueTerm, parse_filter
-from selection.growing_array import GrowingArray
+from selection.fleet import filters, loading
+from selection.fleet.filters import Filter, NearTerm, Range, Term, TimeTerm, ValueTerm, parse_filter
+from selection.fleet.loading import ATTRIBUTE_PREFIX, BASE_KEYS, NO_TIME_MS, TAKEN, Loaded, Loader, to_ms
 
 __all__ = ["BASE_KEYS", "NO_TIME_MS", "Columns", "Filter", "Provider", "parse_filter"]
 
-BASE_KEYS = ("site", "vehicle", "drive", "camera")
-MEASURED_KEYS = ("width", "height", "size_bytes", "brightness", "sharpness", "underexposed", "overexposed")
-NO_TIME_MS = np.iinfo(np.int64).min
-MOST_VALUES = 10_000
-"""A text attribute with more values than this (a file name, a serial number) describes single frames; it is left out of the columns."""
 MOST_FACET_KEY_VALUES = 200
 MOST_FACET_VALUES = 100
 MOST_FACET_NUMBERS = 20
-
-_ATTRIBUTE_PREFIX = "attributes."
-_TAKEN = frozenset({*BASE_KEYS, *MEASURED_KEYS, "latitude", "longitude", *RESERVED_KEYS})
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FIELDS = ("row", "captured_at", "location", "withdrawn_at", "changed_at", *BASE_KEYS, *MEASURED_KEYS, "attributes")
-_REFRESH_ROWS = 4096
-_CLOCKS_APART = timedelta(seconds=5)
-"""How far the clocks of two machines that change records may be apart without a change being overlooked."""
-_SAVED_AFTER_ROWS = 20_000
-_SAVED_AFTER_SHARE = 0.05
 
 
 class Provider(Protocol):
@@ -68,7 +50,11 @@ class Provider(Protocol):
         """
 
     def numbers(self, key: str, *, rows: int) -> NDArray[np.float64] | None:
-        """A number a row, NaN where there is none, shape (rows,); None for a key without numbers."""
+        """A number a row, NaN where there is none, shape (rows,); None for a key without numbers.
+
+        Args:
+            key: One of its keys, or `KEY:VALUE` where each value has numbers of its own.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,20 +93,6 @@ class _View:
     keys: tuple[str, ...]
 
 
-@dataclass(kw_only=True)
-class _Growing:
-    """What is written to, under the refresh lock only."""
-
-    texts: dict[str, TextColumn] = field(default_factory=lambda: {key: TextColumn() for key in BASE_KEYS})
-    numbers: dict[str, NumberColumn] = field(default_factory=dict)
-    captured: GrowingArray[np.int64] = field(default_factory=lambda: GrowingArray(np.int64, default=NO_TIME_MS))
-    withdrawn: GrowingArray[np.bool_] = field(default_factory=lambda: GrowingArray(np.bool_, default=False))
-    too_varied: set[str] = field(default_factory=set)
-    changed_until: datetime = _EPOCH
-    seen_changes: set[tuple[int, datetime]] = field(default_factory=set)
-    unsaved: int = 0
-
-
 class Columns:
     """Filter columns of a fleet. Safe to share between threads: a refresh swaps in a new state as a whole."""
 
@@ -131,17 +103,15 @@ class Columns:
             db: Where the frames are.
             cache: A file of this machine that keeps a copy of the columns between processes.
         """
-        self._db = db
-        self._cache = cache
+        self._loader = Loader(db, cache=cache)
         self._lock = threading.Lock()
-        self._growing: _Growing | None = None
         self._providers: list[Provider] = []
         self._masks: Recent[NDArray[np.bool_]] = Recent(32)
         self._rows_of: Recent[NDArray[np.int64]] = Recent(8)
         self._counts: Recent[dict[str, int]] = Recent(512)
         self._bins: Recent[Bins | None] = Recent(256)
         self._coded: Recent[tuple[NDArray[np.int32], tuple[str, ...]]] = Recent(64)
-        self._view = _view(_Growing(), version=0)
+        self._view = _view(self._loader.loaded, version=0)
 
     @property
     def rows(self) -> int:
@@ -179,19 +149,10 @@ class Columns:
             How many were added.
         """
         with self._lock:
-            growing = self._growing
-            if growing is None:
-                growing = self._growing = self._load() or _Growing()
-            start = len(growing.captured)
-            changed = self._take_changes(growing)
-            stop = frames.row_count(self._db)
-            if stop > start:
-                self._take_rows(growing, start=start, stop=stop)
-            if stop > start or changed or self._view.rows != len(growing.captured):
-                self._view = _view(growing, version=self._view.version + 1)
-                growing.unsaved += changed + len(growing.captured) - start
-                self._save(growing)
-            return len(growing.captured) - start
+            added, changed = self._loader.refresh()
+            if added or changed or self._view.rows != self._loader.loaded.rows:
+                self._view = _view(self._loader.loaded, version=self._view.version + 1)
+            return added
 
     def mask(self, where: Filter | str) -> NDArray[np.bool_]:
         """Which rows match, withdrawn ones never.
@@ -382,14 +343,14 @@ class Columns:
 
     def _facet_keys(self, view: _View) -> list[str]:
         texts = [key for key, values in view.values.items() if key in BASE_KEYS or len(values) <= MOST_FACET_KEY_VALUES]
-        few = [key for key in view.numbers if key not in texts and key not in _TAKEN and self._is_few(view, key)]
+        few = [key for key in view.numbers if key not in texts and key not in TAKEN and self._is_few(view, key)]
         return [key for key in texts if key not in view.numbers or self._is_few(view, key)] + few
 
     def _histogram_keys(self, view: _View) -> list[str]:
         return [
             key
             for key in view.numbers
-            if key not in ("latitude", "longitude") and (key in _TAKEN or not self._is_few(view, key))
+            if key not in ("latitude", "longitude") and (key in TAKEN or not self._is_few(view, key))
         ]
 
     def _is_few(self, view: _View, key: str) -> bool:
@@ -410,9 +371,9 @@ class Columns:
         numbers = view.numbers[key]
         is_number = ~np.isnan(numbers)
         distinct, places = np.unique(numbers[is_number], return_inverse=True)
-        if len(distinct) > MOST_VALUES:
+        if len(distinct) > loading.MOST_VALUES:
             raise InvalidInput(
-                f"{key!r} has more than {MOST_VALUES} different numbers; ask for a range, {key}:LOW..HIGH"
+                f"{key!r} has more than {loading.MOST_VALUES} different numbers; ask for a range, {key}:LOW..HIGH"
             )
         codes = view.codes[key].copy() if key in view.codes else np.full(view.rows, -1, dtype=np.int32)
         texts = view.values.get(key, ())
@@ -505,105 +466,31 @@ class Columns:
 
     def _known(self, view: _View, name: str) -> str:
         """The column behind a name; an attribute may be given with or without `attributes.` in front."""
-        plain = name.removeprefix(_ATTRIBUTE_PREFIX)
-        full = _ATTRIBUTE_PREFIX + plain
+        plain = name.removeprefix(ATTRIBUTE_PREFIX)
+        full = ATTRIBUTE_PREFIX + plain
         for key in (full,) if plain != name else (name, full):
             if key in view.codes or key in view.numbers:
                 return key
         # A base key's namesake among the attributes has its full name as column, all others their plain one.
-        if plain != name and (plain in view.codes or plain in view.numbers) and plain not in _TAKEN:
+        if plain != name and (plain in view.codes or plain in view.numbers) and plain not in TAKEN:
             return plain
-        varied = self._growing.too_varied if self._growing is not None else set()
+        varied = self._loader.loaded.too_varied
         if plain in varied or full in varied:
-            raise InvalidInput(f"{name!r} has more than {MOST_VALUES} different values and cannot be filtered by")
+            raise InvalidInput(
+                f"{name!r} has more than {loading.MOST_VALUES} different values and cannot be filtered by"
+            )
         own = [key for provider in self._providers for key in provider.provides]
         known = ", ".join(sorted({*view.keys, *own}))
         raise InvalidInput(
             f"there is no key {name!r}; the fleet has {known}, and after:, before:, near: and has:", key=name
         )
 
-    # ---- keeping up
-
-    def _take_rows(self, growing: _Growing, *, start: int, stop: int) -> None:
-        pending: list[Document] = []
-        for document in frames.documents(self._db, start=start, stop=stop, fields=_FIELDS):
-            pending.append(document)
-            if len(pending) == _REFRESH_ROWS:
-                _append(growing, pending)
-                pending = []
-        if pending:
-            _append(growing, pending)
-
-    def _take_changes(self, growing: _Growing) -> int:
-        """Reads the rows that changed again; returns how many did. Rows not loaded yet come as they are anyway."""
-        rows = len(growing.captured)
-        if not rows:  # All rows are about to be read as they are, so only what changes from here on matters.
-            growing.changed_until = frames.last_change(self._db) or _EPOCH
-            return 0
-        since = max(_EPOCH, growing.changed_until - _CLOCKS_APART)
-        changes = [
-            one for one in frames.changed_since(self._db, since, below_row=rows) if one not in growing.seen_changes
-        ]
-        for batch in range(0, len(changes), _REFRESH_ROWS):
-            wanted = [row for row, _ in changes[batch : batch + _REFRESH_ROWS]]
-            projection = {"_id": 0} | dict.fromkeys(_FIELDS, 1)
-            _change(growing, list(self._db.frames.find({"row": {"$in": wanted}}, projection)))
-        if changes:
-            growing.changed_until = max(growing.changed_until, changes[-1][1])
-            recent = growing.changed_until - _CLOCKS_APART
-            growing.seen_changes = {one for one in {*growing.seen_changes, *changes} if one[1] > recent}
-        return len(changes)
-
-    def _load(self) -> _Growing | None:
-        kept = snapshot.load(self._cache) if self._cache is not None else None
-        if kept is None:
-            return None
-        arrays, facts = kept
-        ends = {document["row"]: document["_id"] for document in self._ends(int(facts["rows"]))}
-        if ends != {int(row): frame_id for row, frame_id in facts["ends"]}:
-            return None  # Of another fleet that had the same name.
-        growing = _Growing(
-            texts={
-                key: TextColumn(arrays[f"text_{i}"], values) for i, (key, values) in enumerate(facts["texts"].items())
-            },
-            numbers={key: NumberColumn(arrays[f"number_{i}"]) for i, key in enumerate(facts["numbers"])},
-            too_varied=set(facts["too_varied"]),
-            changed_until=_EPOCH + timedelta(milliseconds=facts["changed_until_ms"]),
-        )
-        growing.captured.extend(arrays["captured_ms"])
-        growing.withdrawn.extend(arrays["withdrawn"])
-        return growing
-
-    def _save(self, growing: _Growing) -> None:
-        rows = len(growing.captured)
-        if self._cache is None or growing.unsaved < max(_SAVED_AFTER_ROWS, _SAVED_AFTER_SHARE * rows):
-            return
-        texts = {key: column.shown() for key, column in growing.texts.items()}
-        arrays: dict[str, NDArray[Any]] = {f"text_{i}": codes for i, (codes, _) in enumerate(texts.values())}
-        arrays |= {f"number_{i}": column.shown() for i, column in enumerate(growing.numbers.values())}
-        snapshot.save(
-            self._cache,
-            arrays=arrays | {"captured_ms": growing.captured.all, "withdrawn": growing.withdrawn.all},
-            facts={
-                "rows": rows,
-                "ends": [(document["row"], document["_id"]) for document in self._ends(rows)],
-                "texts": {key: values for key, (_, values) in texts.items()},
-                "numbers": list(growing.numbers),
-                "too_varied": sorted(growing.too_varied),
-                "changed_until_ms": _to_ms(growing.changed_until),
-            },
-        )
-        growing.unsaved = 0
-
-    def _ends(self, rows: int) -> list[Document]:
-        return list(self._db.frames.find({"row": {"$in": [0, rows - 1]}}, {"row": 1}))
-
 
 def _parsed(where: Filter | str) -> Filter:
     return parse_filter(where) if isinstance(where, str) else where
 
 
-def _view(growing: _Growing, *, version: int) -> _View:
+def _view(growing: Loaded, *, version: int) -> _View:
     texts = {key: column.shown() for key, column in growing.texts.items()}
     numbers = {key: column.shown() for key, column in growing.numbers.items()}
     captured = growing.captured.all
@@ -621,88 +508,8 @@ def _view(growing: _Growing, *, version: int) -> _View:
     )
 
 
-def _append(growing: _Growing, documents: Sequence[Document]) -> None:
-    start = len(growing.captured)
-    growing.captured.extend([_to_ms(one.get("captured_at")) for one in documents])
-    growing.withdrawn.extend([one.get("withdrawn_at") is not None for one in documents])
-    texts: defaultdict[str, tuple[list[int], list[str]]] = defaultdict(lambda: ([], []))
-    numbers: defaultdict[str, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
-    for row, document in enumerate(documents, start=start):
-        for key, value in _described(document):
-            if isinstance(value, str):
-                text_rows, found_texts = texts[key]
-                text_rows.append(row)
-                found_texts.append(value)
-            else:
-                number_rows, found_numbers = numbers[key]
-                number_rows.append(row)
-                found_numbers.append(value)
-    for key, (text_rows, found_texts) in texts.items():
-        if key not in growing.too_varied:
-            growing.texts.setdefault(key, TextColumn()).put(text_rows, found_texts)
-    for key, (number_rows, found_numbers) in numbers.items():
-        growing.numbers.setdefault(key, NumberColumn()).put(number_rows, found_numbers)
-    _drop_too_varied(growing)
-    _fill(growing)
-
-
-def _change(growing: _Growing, documents: Sequence[Document]) -> None:
-    rows = [document["row"] for document in documents]
-    growing.captured.detach()
-    growing.captured.all[rows] = [_to_ms(one.get("captured_at")) for one in documents]
-    growing.withdrawn.detach()
-    growing.withdrawn.all[rows] = [one.get("withdrawn_at") is not None for one in documents]
-    described = [dict(_described(one)) for one in documents]
-    for key, value in ((key, value) for one in described for key, value in one.items()):
-        if not isinstance(value, str):
-            growing.numbers.setdefault(key, NumberColumn())
-        elif key not in growing.too_varied:
-            growing.texts.setdefault(key, TextColumn())
-    _fill(growing)
-    for key, column in growing.texts.items():
-        values = [one.get(key) for one in described]
-        column.change(rows, [value if isinstance(value, str) else None for value in values])
-    for key, number_column in growing.numbers.items():
-        values = [one.get(key) for one in described]
-        number_column.change(rows, [None if isinstance(value, str) else value for value in values])
-    _drop_too_varied(growing)
-
-
-def _drop_too_varied(growing: _Growing) -> None:
-    varied = [key for key, column in growing.texts.items() if column.distinct > MOST_VALUES and key not in BASE_KEYS]
-    for key in varied:
-        del growing.texts[key]
-    growing.too_varied.update(varied)
-
-
-def _fill(growing: _Growing) -> None:
-    for text_column in growing.texts.values():
-        text_column.fill(len(growing.captured))
-    for number_column in growing.numbers.values():
-        number_column.fill(len(growing.captured))
-
-
-def _described(document: Document) -> list[tuple[str, str | float]]:
-    """Keys and values of one frame, as texts and numbers; lists and nested objects are not for filtering."""
-    found: list[tuple[str, str | float]] = [
-        (key, str(document[key])) for key in BASE_KEYS if document.get(key) is not None
-    ]
-    found += [(key, float(document[key])) for key in MEASURED_KEYS if document.get(key) is not None]
-    if location := document.get("location"):
-        found += [("latitude", float(location[0])), ("longitude", float(location[1]))]
-    for key, value in (document.get("attributes") or {}).items():
-        name = _ATTRIBUTE_PREFIX + key if key in _TAKEN else key
-        if isinstance(value, bool):
-            found.append((name, "true" if value else "false"))
-        elif isinstance(value, str):
-            found.append((name, value))
-        elif isinstance(value, int | float) and math.isfinite(value):
-            found.append((name, float(value)))
-    return found
-
-
 def _times(view: _View, term: TimeTerm) -> NDArray[np.bool_]:
-    bound = _to_ms(term.moment)
+    bound = to_ms(term.moment)
     if term.is_after:
         late: NDArray[np.bool_] = view.captured_ms >= bound
         return late
@@ -728,7 +535,3 @@ def _as_number(text: str) -> float:
     except ValueError:
         return math.nan
     return number if math.isfinite(number) and "_" not in text else math.nan
-
-
-def _to_ms(moment: datetime | None) -> int:
-    return NO_TIME_MS if moment is None else (moment - _EPOCH) // timedelta(milliseconds=1)

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -47,6 +48,7 @@ _ID_LENGTH = 32
 _SHORTEST_PREFIX = 6
 _DUPLICATE_KEY = 11000
 _LOOKUP_BATCH = 10_000
+_RAW_BATCH = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +221,19 @@ def documents(db: Db, *, start: int, stop: int | None = None, fields: Sequence[s
     bounds: Document = {"$gte": start} if stop is None else {"$gte": start, "$lt": stop}
     projection = {"_id": 0} | dict.fromkeys(fields, 1)
     yield from db.frames.find({"row": bounds}, projection).sort("row", ASCENDING).batch_size(2000)
+
+
+def raw_documents(db: Db, *, start: int, stop: int, fields: Sequence[str]) -> Iterator[bytes]:
+    """As `documents`, but in batches of BSON as the database sends it, the next of which is under way while one is looked at."""
+    projection = {"_id": 0} | dict.fromkeys(fields, 1)
+    query = {"row": {"$gte": start, "$lt": stop}}
+    batches: Iterator[Any] = db.frames.find_raw_batches(query, projection).sort("row", ASCENDING).batch_size(_RAW_BATCH)
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            if batch:
+                yield batch
 
 
 def row_count(db: Db) -> int:

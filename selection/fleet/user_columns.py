@@ -25,9 +25,9 @@ from infra.database import retrying
 from infra.errors import InvalidInput, NotFound
 from infra.platform import Platform
 from selection.fleet import frames, joining, tabular
-from selection.fleet.columns import BASE_KEYS, MEASURED_KEYS
 from selection.fleet.filters import RESERVED_KEYS
 from selection.fleet.joining import Joining, Leftovers
+from selection.fleet.loading import BASE_KEYS, MEASURED_KEYS
 from selection.fleet.tabular import Line
 
 _TAKEN = frozenset(

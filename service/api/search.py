@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, File, Query, UploadFile
+from fastapi import APIRouter, Depends, File, Query, UploadFile
 from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.responses import Response
@@ -37,7 +38,7 @@ Frames = Annotated[list[str], Query(description="A frame's id, or a part of one 
 Sort = Annotated[
     str | None,
     Query(
-        description="`similarity`, `captured`, `row` (order of ingest) or a key with numbers; with a minus descending."
+        description="`similarity`, `captured`, `row` (order of ingest), `concept:NAME` or a key with numbers; with a minus descending."
     ),
 ]
 Group = Annotated[str | None, Query(description="A key, such as `drive`: of the frames with one value only the first.")]
@@ -135,9 +136,44 @@ class FacetsOut(BaseModel):
     terms: list[TermOut]
 
 
-@router.get("/search", response_model=SearchOut)
-def search(
-    line: OneLine,
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A search as it was asked for; the one place that declares its parameters.
+
+    Attributes:
+        typed: What the box holds.
+        text: Words beside it.
+        examples: What to be near to and far from, all told.
+        where: The filter, of box and parameter together.
+    """
+
+    typed: Typed
+    text: Sequence[str]
+    examples: Sequence[Example]
+    where: Filter
+    sort: str | None
+    group: str | None
+    k: int
+    offset: int
+    as_of: int | None
+    cursor: str | None
+
+    def answer(self, line: OneLine, *, uploaded: Sequence[Example] = ()) -> Response:
+        """Searches."""
+        found = line.curator.search(
+            examples=[*uploaded, *self.examples],
+            where=self.where,
+            sort=self.sort,
+            group=self.group,
+            k=self.k,
+            offset=self.offset,
+            as_of=self.as_of,
+            cursor=self.cursor,
+        )
+        return _answer(found, typed=self.typed, text=" ".join([*self.text, self.typed.words]).strip(), where=self.where)
+
+
+def _asked(
     q: Box = "",
     text: Texts = [],  # noqa: B006 - FastAPI copies it
     not_text: Texts = [],  # noqa: B006
@@ -150,12 +186,12 @@ def search(
     offset: Offset = 0,
     as_of: AsOf = None,
     cursor: After = None,
-) -> Response:
-    """Frames near to words, frames or parts of frames and far from others, within a filter; without those, all that match it."""
+) -> Asked:
     typed, full = parse_box(q, where=where)
-    asked = _examples(typed, text=text, not_text=not_text, like=like, unlike=unlike)
-    found = line.curator.search(
-        examples=asked,
+    return Asked(
+        typed=typed,
+        text=text,
+        examples=_examples(typed, text=text, not_text=not_text, like=like, unlike=unlike),
         where=full,
         sort=sort or None,
         group=group or None,
@@ -164,44 +200,25 @@ def search(
         as_of=as_of,
         cursor=cursor or None,
     )
-    return _answer(found, typed=typed, text=" ".join([*text, typed.words]).strip(), where=full)
+
+
+@router.get("/search", response_model=SearchOut)
+def search(line: OneLine, asked: Annotated[Asked, Depends(_asked)]) -> Response:
+    """Frames near to words, frames or parts of frames and far from others, within a filter; without those, all that match it."""
+    return asked.answer(line)
 
 
 @router.post("/search/image", response_model=SearchOut)
 def search_by_image(
     line: OneLine,
     file: Annotated[UploadFile, File(description="An image file.")],
-    q: Box = "",
-    text: Texts = [],  # noqa: B006
-    not_text: Texts = [],  # noqa: B006
-    like: Frames = [],  # noqa: B006
-    unlike: Frames = [],  # noqa: B006
-    where: Where = "",
-    sort: Sort = None,
-    group: Group = None,
-    k: PageSize = 50,
-    offset: Offset = 0,
-    as_of: AsOf = None,
-    cursor: After = None,
+    asked: Annotated[Asked, Depends(_asked)],
 ) -> Response:
     """As the search, with an uploaded image to be near to as well. The image is not kept."""
     data = file.file.read(LARGEST_IMAGE + 1)
     if len(data) > LARGEST_IMAGE:
         raise InvalidInput(f"the image is larger than {LARGEST_IMAGE // 2**20} MiB")
-    typed, full = parse_box(q, where=where)
-    uploaded = Example(kind="image", value=file.filename or "image", image=data)
-    asked = [uploaded, *_examples(typed, text=text, not_text=not_text, like=like, unlike=unlike)]
-    found = line.curator.search(
-        examples=asked,
-        where=full,
-        sort=sort or None,
-        group=group or None,
-        k=k,
-        offset=offset,
-        as_of=as_of,
-        cursor=cursor or None,
-    )
-    return _answer(found, typed=typed, text=" ".join([*text, typed.words]).strip(), where=full)
+    return asked.answer(line, uploaded=[Example(kind="image", value=file.filename or "image", image=data)])
 
 
 @router.get("/facets", response_model=FacetsOut)

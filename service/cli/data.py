@@ -338,7 +338,9 @@ def _index_text(index: dict[str, Any]) -> str:
         if recall
         else ""
     )
-    return f"index     {index['kind']}, {index['rows']} rows{waiting}{measured}"
+    without = sum(one["rows"] for one in index["segments"] if one["kind"] == "exact")
+    partly = f" ({without} of them exactly)" if without and index["kind"] == "two-stage" else ""
+    return f"index     {index['kind']}, {index['rows']} rows{partly}{waiting}{measured}"
 
 
 def _hit(rank: int, hit: Any) -> dict[str, Any]:

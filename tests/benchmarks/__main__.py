@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     if chosen.quick:
         chosen.rows, chosen.large_rows, chosen.repeats, chosen.encoder = 10_000, 10_000, 10, "small"
+        chosen.huge_rows = 20_000
         chosen.images, chosen.peers = 4, False
     with ExitStack() as stack:
         home = chosen.home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlpl-benchmark-")))
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             home=home.absolute(),
             rows=chosen.rows,
             large_rows=chosen.large_rows,
+            huge_rows=chosen.huge_rows,
             repeats=chosen.repeats,
             encoder=chosen.encoder,
             images=chosen.images,
@@ -95,7 +97,13 @@ def _parser() -> argparse.ArgumentParser:
         "--large-rows", type=int, default=1_000_000, help="frames of the large fleet (default: 1,000,000)"
     )
     parser.add_argument(
-        "--only", action="append", metavar="GROUP", help=f"one of {', '.join(rows.GROUPS)}; may be repeated"
+        "--huge-rows", type=int, default=10_000_000, help="vectors of the group ten_million (default: 10,000,000)"
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="GROUP",
+        help=f"one of {', '.join(rows.GROUPS)}, or of {', '.join(rows.ON_REQUEST)}, which run only when named; may be repeated",
     )
     parser.add_argument("--home", type=Path, help="keep the fleets here and use them again; else a temporary folder")
     parser.add_argument("--repeats", type=int, default=200, help="requests a latency is computed from")

@@ -31,6 +31,7 @@ class Bench:
         home: Fleets are kept below it, one a size.
         rows: Size of the usual fleet.
         large_rows: Size of the large one.
+        huge_rows: Vectors of the index that is searched in compressed form.
         repeats: Requests a latency is computed from.
         encoder: `vit-b-32` with random weights, or `small`: whose time text queries and embedding are measured with.
         runs: How often what takes seconds is done; the median counts.
@@ -46,6 +47,7 @@ class Bench:
     images: int
     runs: int = 3
     settle_s: float = 8.0
+    huge_rows: int = 10_000_000
     seed: int = 0
 
     @cached_property

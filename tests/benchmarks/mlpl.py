@@ -62,11 +62,18 @@ class Server:
         Raises:
             BackendUnavailable: The server did not answer 200; the text says what it said.
         """
-        self.connection.request("GET", f"{path}?{urlencode(parameters)}" if parameters else path)
+        return self._answer("GET", f"{path}?{urlencode(parameters)}" if parameters else path)
+
+    def post(self, path: str, body: Any) -> bytes:
+        """The answer to a body of JSON; errors as `get`."""
+        return self._answer("POST", path, body=json.dumps(body), headers={"Content-Type": "application/json"})
+
+    def _answer(self, method: str, path: str, **request: Any) -> bytes:
+        self.connection.request(method, path, **request)
         answer = self.connection.getresponse()
         body = answer.read()
         if answer.status != 200:
-            raise BackendUnavailable(f"GET {path} {parameters}: {answer.status} {body[:300]!r}")
+            raise BackendUnavailable(f"{method} {path}: {answer.status} {body[:300]!r}")
         return body
 
     def rows(self, **parameters: Any) -> list[int]:

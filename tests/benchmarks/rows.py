@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from infra.errors import InvalidInput
 from infra.platform import Platform
 from tests.benchmarks import bench as benches
-from tests.benchmarks import fleet, floor, measuring, mlpl
+from tests.benchmarks import compressed, fleet, floor, measuring, mlpl
 from tests.benchmarks.bench import CLIP_LIKE, FILTER, ISOTROPIC, Bench
 from tests.benchmarks.measuring import Row
 
@@ -220,6 +220,35 @@ def large(bench: Bench) -> list[Row]:
     return found
 
 
+def few_shot(bench: Bench) -> list[Row]:
+    """From a changed handful of marks to the whole large fleet in the order of the probe, through HTTP."""
+    with bench.fleet(bench.large_rows) as platform, mlpl.serving(platform.settings) as server:
+        ids = [fleet.frame_id_of(row, seed=bench.seed) for row in bench.query_rows(bench.large_rows)]
+
+        def mark(i: int) -> None:
+            marks = {"yes": ids[i % len(ids) : i % len(ids) + 5], "no": []}
+            server.post("/api/v1/concepts/few-shot", marks)
+
+        def rank(i: int) -> None:
+            mark(i)
+            server.get("/api/v1/search", where="", sort="-concept:few-shot", k=K)
+
+        measuring.settling_ms(lambda _i: mark(0), seconds=bench.settle_s)
+        repeats = min(bench.repeats, 20)
+        marking = measuring.samples_ms(mark, repeats=repeats)
+        taken = measuring.samples_ms(rank, repeats=repeats)
+    return [
+        Row(
+            key="few_shot",
+            work=f"marks changed, probe fitted and {bench.large_rows:,} frames ranked by it, through HTTP",
+            mlpl=measuring.median(taken) / 1000,
+            unit="s",
+            target=1.0,
+            details={"ms": measuring.spread(taken), "marking_alone_ms": measuring.spread(marking)},
+        )
+    ]
+
+
 def duplicates(bench: Bench) -> list[Row]:
     """Near-duplicates of the usual fleet, and which of the exact pairs they cover."""
     emb, threshold = bench.vectors_ND, DUPLICATE_SIMILARITY
@@ -399,19 +428,23 @@ GROUPS: dict[str, Group] = {
     "ingest": ingesting,
     "embed": embedding,
     "large": large,
+    "few_shot": few_shot,
 }
+ON_REQUEST: dict[str, Group] = {"ten_million": compressed.ten_million}
+"""Take an hour and tens of gigabytes of disk, so they run only when named."""
 
 
 def chosen(names: list[str]) -> dict[str, Group]:
-    """The groups of those names, all of them when there are none.
+    """The groups of those names; when there are none, all but those that run on request only.
 
     Raises:
         InvalidInput: There is no such group.
     """
+    known = GROUPS | ON_REQUEST
     for name in names:
-        if name not in GROUPS:
-            raise InvalidInput(f"there are no rows {name!r}: choose from {', '.join(GROUPS)}")
-    return {name: GROUPS[name] for name in GROUPS if not names or name in names}
+        if name not in known:
+            raise InvalidInput(f"there are no rows {name!r}: choose from {', '.join(known)}")
+    return {name: known[name] for name in known if name in names} if names else dict(GROUPS)
 
 
 def _nearest_rows(

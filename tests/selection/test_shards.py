@@ -129,3 +129,22 @@ def test_a_shard_is_replaced_by_one_that_knows_more_only_by_whoever_saw_the_last
     assert shards.valued_total(db, "vectors", "enc-1") == 3
     with pytest.raises(InvalidInput, match="rows 0 to 2"):
         shards.replace(stores, new, _table(0, 2))
+
+
+def test_a_watch_sees_what_comes_at_once_and_what_was_replaced_within_seconds(
+    stores: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, looks = [0.0], []
+    state = shards.state
+    monkeypatch.setattr(shards, "state", lambda *asked: looks.append(asked) or state(*asked))
+    watch = shards.Watch("vectors", "enc-1", clock=lambda: now[0])
+    shard = {"kind": "vectors", "producer": "enc-1", "start": 0, "rows": 4}
+    assert watch.extent(stores.database) == (0, 0)
+    stores.database.shards.insert_one({"_id": "one", **shard})
+    for _ in range(5):
+        assert watch.extent(stores.database) == (1, 4)
+    assert len(looks) == 2
+    stores.database.shards.delete_one({"_id": "one"})
+    stores.database.shards.insert_one({"_id": "other", **shard, "rows": 3})
+    now[0] += shards.FULL_LOOK_S
+    assert watch.extent(stores.database) == (1, 3)

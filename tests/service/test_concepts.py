@@ -59,12 +59,14 @@ def test_marking_ranking_and_asking(embedded: TestClient, platform: Platform, fl
     within = embedded.get("/api/v1/search", params={"where": "concept:nights"}).json()
     assert {hit["row"] for hit in within["hits"]} == {2, 5, 8, 11}
     assert within["total"] == embedded.get("/api/v1/facets", params={"where": "concept:nights"}).json()["total"] == 4
-    hits = embedded.get("/api/v1/search", params={"sort": "-concept:nights"}).json()["hits"]
-    assert {hit["row"] for hit in hits[:4]} == {2, 5, 8, 11}
-    values = [hit["sort_value"] for hit in hits]
+    sorted_by = embedded.get("/api/v1/search", params={"sort": "-concept:nights", "k": 50}).json()["hits"]
+    assert {hit["row"] for hit in sorted_by[:4]} == {2, 5, 8, 11}
+    values = [hit["sort_value"] for hit in sorted_by]
     assert values == sorted(values, reverse=True)
+    assert values[3] > 0.5 > values[4]
     unknown = embedded.get("/api/v1/search", params={"sort": "concept:days"})
     assert (unknown.status_code, "mlpl concept list" in unknown.json()["message"]) == (422, True)
+    assert embedded.get("/api/v1/search", params={"sort": "concept"}).status_code == 422
     refused = embedded.get("/api/v1/search", params={"where": "concept:days"})
     assert refused.status_code == 422
     assert "mlpl concept list" in refused.json()["message"]

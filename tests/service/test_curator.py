@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from infra.errors import Conflict, InvalidInput
@@ -98,3 +102,21 @@ print(sorted({"torch", "faiss", "open_clip", "torchvision", "sklearn"} & set(sys
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_the_same_words_asked_at_once_are_encoded_once(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        encoder_id = "enc-1"
+        asked: ClassVar[list[str]] = []
+
+        def encode_texts(self, texts: list[str]) -> Any:
+            self.asked.extend(texts)
+            time.sleep(0.05)
+            return np.ones((len(texts), 4), dtype=np.float32)
+
+    curator = Curator(platform)
+    monkeypatch.setattr(curator, "encoder", Slow)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(curator._text_vector, ["a tram", "a tram", "a tram", "rain", "a tram", "rain"]))
+    assert len(found) == 6
+    assert sorted(Slow.asked) == ["a tram", "rain"]

@@ -12,8 +12,7 @@ from fastapi.testclient import TestClient
 
 from infra.errors import InvalidInput
 from infra.platform import Platform
-from selection.fleet import columns as columnar
-from selection.fleet import frames
+from selection.fleet import frames, loading
 from selection.fleet.columns import Columns
 from selection.fleet.frames import Frame
 from service.curator import Curator
@@ -99,13 +98,13 @@ def test_scores_and_mistakes_of_models(platform: Platform, asked: tuple[Columns,
 def test_a_copy_on_disk_is_used_and_never_believed_blindly(
     platform: Platform, fleet: list[Frame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(columnar, "_SAVED_AFTER_ROWS", 1)
+    monkeypatch.setattr(loading, "_SAVED_AFTER_ROWS", 1)
     cache = tmp_path / "columns.npz"
     Columns(platform.database, cache=cache).refresh()
     assert cache.is_file()
     read: list[int] = []
-    documents = frames.documents
-    monkeypatch.setattr(frames, "documents", lambda *args, **asked: read.append(1) or documents(*args, **asked))
+    documents = frames.raw_documents
+    monkeypatch.setattr(frames, "raw_documents", lambda *args, **asked: read.append(1) or documents(*args, **asked))
     frames.withdraw(platform.database, [fleet[3].frame_id], datetime.now(UTC))
     again = Columns(platform.database, cache=cache)
     assert again.refresh() == 0

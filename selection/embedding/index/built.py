@@ -28,13 +28,14 @@ from numpy.typing import NDArray
 
 from infra.errors import StorageFull
 from infra.logs import get_logger
-from selection.embedding.index import calibration, scan
+from selection.embedding.index import calibration, exact, scan
 from selection.embedding.index.calibration import Recall
 from selection.embedding.index.scan import Coder
 
-FORMAT = 1
+FORMAT = 2
 _DESCRIPTION = "built.json"
-_FILES = ("rows", "vectors", "codes", "mean", "basis", "covariance")
+_ALWAYS = ("rows", "vectors")
+_OF_CODES = ("codes", "mean", "basis", "covariance")
 _CHUNK = 2**15
 _log = get_logger(__name__)
 
@@ -50,7 +51,7 @@ class Description:
         number: Which run of rows.
         sources: The shards it was made from, sorted.
         rows: Vectors.
-        components: Bytes of a code, P.
+        components: Bytes of a code, P; 0 where codes do not pay and every search reads all vectors, exactly.
         margin: See `scan.search`.
         recall: Measured when it was built.
         build_s: How long building took, in seconds.
@@ -67,6 +68,16 @@ class Description:
     recall: Recall
     build_s: float
 
+    @property
+    def kind(self) -> str:
+        """How it is searched: `exact` or `two-stage`."""
+        return "two-stage" if self.components else "exact"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The arrays it consists of."""
+        return (*_ALWAYS, *_OF_CODES) if self.components else _ALWAYS
+
 
 class Segment:
     """A built segment, mapped. Safe to share between threads."""
@@ -77,24 +88,35 @@ class Segment:
         self.description = description
         self.rows_N: NDArray[np.int64] = files["rows"]
         self.vectors_ND: NDArray[np.float16] = files["vectors"]
-        self._codes_NP: NDArray[np.int8] = files["codes"]
-        self._coder = Coder(
-            mean_D=files["mean"],
-            basis_PD=files["basis"],
-            covariance_DD=files["covariance"],
-            inside_variance=description.inside_variance,
-            step=description.step,
-        )
+        self._coder: Coder | None = None
+        if description.components:
+            self._codes_NP: NDArray[np.int8] = files["codes"]
+            self._coder = Coder(
+                mean_D=files["mean"],
+                basis_PD=files["basis"],
+                covariance_DD=files["covariance"],
+                inside_variance=description.inside_variance,
+                step=description.step,
+            )
 
     def search(
-        self, query_D: NDArray[np.float32], *, k: int, allowed_N: NDArray[np.bool_] | None
+        self, query_D: NDArray[np.float32], *, k: int, allowed_N: NDArray[np.bool_] | None, above: float = -np.inf
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The k nearest of the allowed rows: scores and positions, in no particular order."""
+        """The k nearest of the allowed rows: scores and positions, in no particular order; see `scan.search`."""
+        if self._coder is None:
+            if allowed_N is None or np.count_nonzero(allowed_N) > scan.DIRECT_ROWS:
+                return exact.nearest(self.vectors_ND, query_D, k=k, allowed_N=allowed_N)
+            few = np.flatnonzero(allowed_N)
+            return exact.nearest_of(self.vectors_ND, few, query_D, k=k)
         margin = self.description.margin
         scores, positions, _ = scan.search(
-            self._codes_NP, self.vectors_ND, self._coder, query_D, k=k, margin=margin, allowed_N=allowed_N
+            self._codes_NP, self.vectors_ND, self._coder, query_D, k=k, margin=margin, allowed_N=allowed_N, above=above
         )
         return scores, positions
+
+    def products(self, query_D: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The product of a query with every row, shape (N,), from the vectors."""
+        return exact.scores_of(self.vectors_ND, None, query_D)
 
     def vectors(self, positions_M: NDArray[np.int64]) -> NDArray[np.float16]:
         """The vectors at these positions."""
@@ -222,38 +244,45 @@ def _written(
     digests["vectors"] = file.digest
     vectors_ND = np.load(partial / "vectors.npy", mmap_mode="c")
     sample_ND = calibration.sample(vectors_ND, calibration.SAMPLE_ROWS)
-    coder = calibration.choose_length(vectors_ND, scan.principal(sample_ND), sample_ND)
-    with _ArrayFile(partial / "codes.npy") as file:
-        for start in range(0, len(vectors_ND), _CHUNK):
-            file.append(coder.encode(np.asarray(vectors_ND[start : start + _CHUNK], dtype=np.float32)))
-    digests["codes"] = file.digest
-    small: dict[str, NDArray[Any]] = {
-        "rows": rows_N,
-        "mean": coder.mean_D,
-        "basis": coder.basis_PD,
-        "covariance": coder.covariance_DD,
-    }
+    coder = calibration.choose_coder(vectors_ND, scan.principal(sample_ND), sample_ND)
+    small: dict[str, NDArray[Any]] = {"rows": rows_N}
+    margin, recall = 0.0, Recall(near=1.0, far=1.0, filtered=1.0, candidates=len(rows_N), queries=0)
+    if coder is not None:
+        digests["codes"] = _write_codes(partial, vectors_ND, coder)
+        margin, recall = _calibrated(partial, vectors_ND, coder)
+        small |= {"mean": coder.mean_D, "basis": coder.basis_PD, "covariance": coder.covariance_DD}
     for name, values in small.items():
         with _ArrayFile(partial / f"{name}.npy") as file:
             file.append(values)
         digests[name] = file.digest
-    codes_NP = np.load(partial / "codes.npy", mmap_mode="c")
-    near, far = (calibration.halves(calibration.held_out(vectors_ND, far=far, seed=2)) for far in (False, True))
-    margin = calibration.margin_for(codes_NP, coder, [near[0], far[0]])
-    recall = calibration.measure(codes_NP, vectors_ND, coder, margin=margin, near=near[1], far=far[1], seed=3)
     description = Description(
         number=number,
         sources=sources,
         rows=len(rows_N),
         dimension=int(vectors_ND.shape[1]),
-        components=coder.components,
-        step=coder.step,
-        inside_variance=coder.inside_variance,
+        components=coder.components if coder is not None else 0,
+        step=coder.step if coder is not None else 0.0,
+        inside_variance=coder.inside_variance if coder is not None else 0.0,
         margin=margin,
         recall=recall,
         build_s=round(time.monotonic() - began, 3),
     )
     return description, digests
+
+
+def _write_codes(partial: Path, vectors_ND: NDArray[np.float16], coder: Coder) -> str:
+    with _ArrayFile(partial / "codes.npy") as file:
+        for start in range(0, len(vectors_ND), _CHUNK):
+            file.append(coder.encode(np.asarray(vectors_ND[start : start + _CHUNK], dtype=np.float32)))
+    return file.digest
+
+
+def _calibrated(partial: Path, vectors_ND: NDArray[np.float16], coder: Coder) -> tuple[float, Recall]:
+    """The margin, and the recall it gives on other queries."""
+    codes_NP = np.load(partial / "codes.npy", mmap_mode="c")
+    near, far = (calibration.halves(calibration.held_out(vectors_ND, far=far, seed=2)) for far in (False, True))
+    margin = calibration.margin_for(codes_NP, coder, [near[0], far[0]])
+    return margin, calibration.measure(codes_NP, vectors_ND, coder, margin=margin, near=near[1], far=far[1], seed=3)
 
 
 class _ArrayFile:
@@ -316,10 +345,11 @@ def _opened(path: Path, description: Description, digests: dict[str, str]) -> Se
         except (OSError, ValueError):
             return None
 
-    with ThreadPoolExecutor(max_workers=min(len(_FILES), os.cpu_count() or 1)) as pool:
-        files = dict(zip(_FILES, pool.map(checked, _FILES), strict=True))
+    names = description.files
+    with ThreadPoolExecutor(max_workers=min(len(names), os.cpu_count() or 1)) as pool:
+        files = dict(zip(names, pool.map(checked, names), strict=True))
     whole = {name: values for name, values in files.items() if values is not None}
-    return Segment(path, description, whole) if len(whole) == len(_FILES) else None
+    return Segment(path, description, whole) if len(whole) == len(names) else None
 
 
 def _fingerprint(sources: tuple[Source, ...]) -> str:

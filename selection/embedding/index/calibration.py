@@ -1,4 +1,4 @@
-"""Chooses how short codes may be and how wide the margin must be, by measuring recall on queries that were held out.
+"""Chooses whether codes pay, how short they may be and how wide the margin must be, by measuring recall on queries that were held out.
 
 Two kinds of queries are asked. Near ones are frames of the fleet, themselves left out of the answer. Far ones point mostly away from all
 frames, as a text's vector does (images and texts lie in two separate cones: Liang et al., "Mind the Gap", NeurIPS 2022).
@@ -24,6 +24,8 @@ SAMPLE_ROWS = 2**15
 _LENGTHS = (64, 128, 192, 256, 384, 512, 768, 1024)
 _SCAN_BYTES_PER_S = 40e9
 _CANDIDATE_S = 0.25e-6
+_PAYS_BELOW = 0.5
+"""Codes that save less than half of an exact scan's time are not worth their memory, nor that recall is then less than one."""
 _CHUNK = 2**15
 
 
@@ -91,12 +93,18 @@ def halves(held: Held) -> tuple[Held, Held]:
     )
 
 
-def choose_length(vectors_ND: NDArray[np.float16], found: Principal, sample_ND: NDArray[np.float32]) -> Coder:
-    """The coder whose scan and candidates together take the least time, by trying each length on a part of the rows."""
+def choose_coder(vectors_ND: NDArray[np.float16], found: Principal, sample_ND: NDArray[np.float32]) -> Coder | None:
+    """The coder whose scan and candidates together take the least time, by trying each length on a part of the rows.
+
+    Returns:
+        None when codes save too little: vectors without structure need codes as long as they are, and where very many rows are about equally
+        near every code leaves too many candidates. Reading all vectors is better then.
+    """
     total, dimension = vectors_ND.shape
     pilot_ND = np.ascontiguousarray(sample(vectors_ND, PILOT_ROWS).astype(np.float16))
     kinds = [halves(held_out(pilot_ND, far=far, seed=1))[0] for far in (False, True)]
-    best_coder, best_s = found.coder(dimension, sample_ND), np.inf
+    # What a scan of all vectors would take: they are as quick to read as codes, and need no candidates.
+    best_coder, best_s = None, _PAYS_BELOW * vectors_ND.nbytes / _SCAN_BYTES_PER_S
     for length in (*(one for one in _LENGTHS if one < dimension), dimension):
         if total * length / _SCAN_BYTES_PER_S >= best_s:
             break  # Longer codes cost more than they can save.

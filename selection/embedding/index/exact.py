@@ -1,12 +1,17 @@
-"""Exact search of float16 vectors that lie in memory, on the CPU or on a GPU.
+"""Exact search of float16 vectors that lie in memory or are mapped, on the CPU or on a GPU.
 
-A scan in half precision gives every row a score that is off by less than `HALF_MARGIN`; the rows that may still be among the nearest are
-then scored in single precision. The answer is the exact one, and no float32 copy of the vectors is ever made.
+On the CPU FAISS's kernel widens each vector to single precision as it reads it, straight from where the vectors lie. On a GPU a scan in half
+precision gives every row a score that is off by less than `HALF_MARGIN`; the rows that may still be among the nearest are then scored in
+single precision. Either way the answer is the exact one, and no float32 copy of the vectors is ever made.
 """
 
 from __future__ import annotations
 
+import itertools
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +22,10 @@ if TYPE_CHECKING:
 
 HALF_MARGIN = 4e-3
 """Twice the largest error of a score of at most one whose query and sum were rounded to half precision (7e-4), with room for split sums."""
-_NUMPY_ROWS = 8192
+_BLOCK_ROWS = 8192
+_HEAP = 1024
+_THREAD_ROWS = 2**15
+"""Fewer rows than this are not worth another thread."""
 
 
 class ExactBlock:
@@ -37,19 +45,30 @@ class ExactBlock:
             self._vectors = vectors_ND[:0]
 
     def search(
-        self, query_D: NDArray[np.float32], *, k: int, allowed_N: NDArray[np.bool_] | None
+        self, query_D: NDArray[np.float32], *, k: int, allowed_N: NDArray[np.bool_] | None, above: float = -np.inf
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The k nearest of the allowed rows, in no particular order.
+        """The k nearest of the allowed rows, in no particular order; those below a score that others reached need not be among them.
 
         Returns:
             Scores and positions, both of shape (min(k, allowed rows),).
         """
-        if self._resident is None and torch_if_loaded() is None:
-            scores_N = scores_of(self._vectors, None, query_D)
-            if allowed_N is not None:
-                scores_N[~allowed_N] = -np.inf
-            return best(scores_N, np.arange(len(scores_N)), k=k)
-        return self._search_with_torch(query_D, k=k, allowed_N=allowed_N)
+        del above
+        if self._resident is None:
+            return nearest(self._vectors, query_D, k=k, allowed_N=allowed_N)
+        return self._search_on_gpu(self._resident, query_D, k=k, allowed_N=allowed_N)
+
+    def products(self, query_D: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The product of a query with every row, shape (N,), in single precision."""
+        if self._resident is None:
+            return scores_of(self._vectors, None, query_D)
+        import torch
+
+        with torch.inference_mode():
+            query = torch.from_numpy(query_D).to(self._resident.device)
+            starts = range(0, len(self._resident), 2**20)
+            parts = [torch.mv(self._resident[start : start + 2**20].float(), query) for start in starts]
+            found: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
+        return found
 
     def vectors(self, positions_M: NDArray[np.int64]) -> NDArray[np.float16]:
         """The vectors at these positions."""
@@ -61,13 +80,12 @@ class ExactBlock:
         found: NDArray[np.float16] = chosen.cpu().numpy()
         return found
 
-    def _search_with_torch(
-        self, query_D: NDArray[np.float32], *, k: int, allowed_N: NDArray[np.bool_] | None
+    def _search_on_gpu(
+        self, vectors: torch.Tensor, query_D: NDArray[np.float32], *, k: int, allowed_N: NDArray[np.bool_] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         import torch
 
         with torch.inference_mode():
-            vectors = torch.from_numpy(self._vectors) if self._resident is None else self._resident
             query = torch.from_numpy(query_D).to(vectors.device)
             rough = torch.mv(vectors, query.half())
             if allowed_N is not None:
@@ -77,6 +95,87 @@ class ExactBlock:
             positions = torch.nonzero((rough >= bound - HALF_MARGIN) & (rough > -torch.inf)).reshape(-1)
             scores = torch.mv(vectors.index_select(0, positions).float(), query)
             return best(scores.cpu().numpy(), positions.cpu().numpy(), k=k)
+
+
+def nearest(
+    vectors_ND: NDArray[np.float16], query_D: NDArray[np.float32], *, k: int, allowed_N: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k nearest of the allowed rows on the CPU, in no particular order; equal ones by position.
+
+    Returns:
+        Exact scores and positions, both of shape (min(k, allowed rows),).
+    """
+    count = len(vectors_ND)
+    if not _may_scan(count, k=k):
+        scores_N = scores_of(vectors_ND, None, query_D)
+        if allowed_N is not None:
+            scores_N[~allowed_N] = -np.inf
+        return best(scores_N, np.arange(len(scores_N)), k=k)
+    pieces = max(1, min(os.cpu_count() or 1, count // _THREAD_ROWS))
+    bounds = [count * piece // pieces for piece in range(pieces + 1)]
+
+    def of(start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        allowed = None if allowed_N is None else allowed_N[start:stop]
+        scores, positions = _scanned(vectors_ND[start:stop], query_D, k=k, allowed_N=allowed)
+        return scores, positions + start
+
+    if pieces == 1:
+        return of(0, count)
+    with ThreadPoolExecutor(pieces - 1) as pool:
+        others = [pool.submit(of, *ends) for ends in itertools.pairwise(bounds[1:])]
+        found = [of(*bounds[:2]), *(one.result() for one in others)]
+    return best(np.concatenate([scores for scores, _ in found]), np.concatenate([places for _, places in found]), k=k)
+
+
+def nearest_of(
+    vectors_ND: NDArray[np.float16], positions_M: NDArray[np.int64], query_D: NDArray[np.float32], *, k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k nearest of the rows at some ascending positions, as `nearest`; on one thread, so that no other work on this machine stalls it."""
+    if not _may_scan(len(positions_M), k=k) or len(positions_M) > _THREAD_ROWS:
+        return best(scores_of(vectors_ND, positions_M, query_D), positions_M, k=k)
+    scores, places = _scanned(vectors_ND[positions_M], query_D, k=k, allowed_N=None)
+    return scores, positions_M[places]
+
+
+def _may_scan(count: int, *, k: int) -> bool:
+    """Whoever has neither library in memory has no time to load one; and a heap is no way to sort everything."""
+    return (torch_if_loaded() is not None or "faiss" in sys.modules) and k <= max(_HEAP, count // 16)
+
+
+def _scanned(
+    vectors_ND: NDArray[np.float16], query_D: NDArray[np.float32], *, k: int, allowed_N: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """FAISS's scan of half-precision codes, which our vectors are bit for bit, where they lie. It leaves other threads the interpreter."""
+    import faiss
+
+    kernels: Any = faiss  # Its types do not know what is generated.
+    count, dimension = vectors_ND.shape
+    # Its heap drops the lowest number among equals first; counting from the end, that is the last row.
+    ids_N, selector = _descending(_power_of_two(count))[-count:] if count else np.empty(0, np.int64), None
+    if allowed_N is not None:
+        bitmap = np.packbits(allowed_N[::-1], bitorder="little")
+        selector = kernels.IDSelectorBitmap(bitmap)
+    quantizer = kernels.ScalarQuantizer(dimension, kernels.ScalarQuantizer.QT_fp16)
+    scanner = quantizer.select_InvertedListScanner(kernels.METRIC_INNER_PRODUCT, None, False, selector, False)
+    codes_ND = np.ascontiguousarray(vectors_ND).view(np.uint8)
+    query_D = np.ascontiguousarray(query_D, dtype=np.float32)
+    scores_K, found_K = np.full(k, -np.inf, dtype=np.float32), np.full(k, -1, dtype=np.int64)
+    pointers = (kernels.swig_ptr(one) for one in (codes_ND, ids_N, scores_K, found_K))
+    scanner.set_query(kernels.swig_ptr(query_D))
+    scanner.set_list(0, 0.0)
+    scanner.scan_codes(count, *pointers, k)
+    real = found_K >= 0
+    return scores_K[real], count - 1 - found_K[real]
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << max(0, count - 1).bit_length()
+
+
+@cache
+def _descending(count: int) -> NDArray[np.int64]:
+    """Numbers down to zero, kept because every search needs the same."""
+    return np.arange(count - 1, -1, -1, dtype=np.int64)
 
 
 def scores_of(
@@ -90,13 +189,13 @@ def scores_of(
         with torch.inference_mode():
             whole, query, into = torch.from_numpy(vectors_ND), torch.from_numpy(query_D), torch.from_numpy(scores_M)
             chosen = None if positions_M is None else torch.from_numpy(positions_M)
-            for start in range(0, count, _NUMPY_ROWS):
-                piece = slice(start, start + _NUMPY_ROWS)
+            for start in range(0, count, _BLOCK_ROWS):
+                piece = slice(start, start + _BLOCK_ROWS)
                 part = whole[piece] if chosen is None else whole.index_select(0, chosen[piece])
                 torch.mv(part.float(), query, out=into[piece])
         return scores_M
-    for start in range(0, count, _NUMPY_ROWS):
-        piece = slice(start, start + _NUMPY_ROWS)
+    for start in range(0, count, _BLOCK_ROWS):
+        piece = slice(start, start + _BLOCK_ROWS)
         rows = vectors_ND[piece] if positions_M is None else vectors_ND[positions_M[piece]]
         np.dot(rows.astype(np.float32), query_D, out=scores_M[piece])
     return scores_M

@@ -18,12 +18,14 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from selection.embedding.index.exact import best, scores_of, torch_if_loaded
+from selection.embedding.index.exact import nearest_of, torch_if_loaded
 
 DIRECT_ROWS = 4096
 """So few allowed rows are scored from their vectors at once."""
 _NUMPY_ROWS = 16_384
-_TRIALS = 8
+_TRIALS = 4
+_TRIAL_SHAPE = (2**17, 256)
+"""So much that a processor shared with other work, which stalls a parallel product for milliseconds, does not decide between kernels."""
 _HIDDEN = np.iinfo(np.int32).min
 
 Int8Products = Callable[[NDArray[np.int8], NDArray[np.int8]], NDArray[np.int32]]
@@ -123,6 +125,7 @@ def search(
     k: int,
     margin: float,
     allowed_N: NDArray[np.bool_] | None = None,
+    above: float = -np.inf,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
     """The k nearest of the allowed rows, in no particular order.
 
@@ -134,6 +137,7 @@ def search(
         k: At least 1.
         margin: In standard deviations of a score from codes.
         allowed_N: Which rows may be found; None: all.
+        above: A score that k other rows have reached already, so that fewer candidates need to be read.
     Returns:
         Exact scores and positions, both of shape (min(k, allowed),); and how many rows were scored from their vectors.
     """
@@ -143,13 +147,17 @@ def search(
     elif len(codes_NP) <= k:
         positions = np.arange(len(codes_NP))
     else:
-        query_P, _, deviation = coder.encode_query(query_D)
+        query_P, unit, deviation = coder.encode_query(query_D)
         rough = int8_products(codes_NP, query_P)
         if open_M is not None:  # Hiding the others instead would leave many equal values, which selection is slow at.
             rough = rough.take(open_M)
-        positions = np.flatnonzero(rough >= candidates_from(rough, k=k, slack=margin * deviation))
+        bound = candidates_from(rough, k=k, slack=margin * deviation)
+        if above > -np.inf:
+            reached = (above - float(coder.mean_D @ query_D)) / unit - margin * deviation
+            bound = max(bound, int(np.clip(np.floor(reached), _HIDDEN, -_HIDDEN - 1)))
+        positions = np.flatnonzero(rough >= bound)
         positions = positions if open_M is None else open_M[positions]
-    scores, found = best(scores_of(vectors_ND, positions, query_D), positions, k=k)
+    scores, found = nearest_of(vectors_ND, positions, query_D, k=k)
     return scores, found, len(positions)
 
 
@@ -187,14 +195,13 @@ def _measured_kernel() -> Int8Products:
     """Torch's int8 product where this processor computes it exactly (some saturate) and faster than NumPy, else NumPy's."""
     import time
 
-    values = np.random.default_rng(0).integers(-127, 128, (32_769, 128), dtype=np.int8)
+    rows, length = _TRIAL_SHAPE
+    values = np.random.default_rng(0).integers(-127, 128, (rows + 1, length), dtype=np.int8)
     codes_NP, query_P = values[1:], values[0]
     if not np.array_equal(_products_by_torch(codes_NP, query_P), _products_by_numpy(codes_NP, query_P)):
         return _products_by_numpy
     took_s: dict[Int8Products, float] = {_products_by_torch: np.inf, _products_by_numpy: np.inf}
-    for _ in range(
-        _TRIALS
-    ):  # The best of several, in turns: one trial beside a busy thread would decide for the life of the process.
+    for _ in range(_TRIALS):  # The best of several, in turns: the choice is for the life of the process.
         for kernel in took_s:
             began = time.perf_counter()
             kernel(codes_NP, query_P)

@@ -32,13 +32,17 @@ BUILD_ROWS = 2**14
 """A tail is built when it has so many rows, and an eighth of what is built of its segment."""
 TAIL_BLOCK_ROWS = 2**16
 
+_Hits = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""Scores and rows."""
 _log = get_logger(__name__)
 
 
 class _Searchable(Protocol):
     def search(
-        self, query_D: NDArray[np.float32], *, k: int, allowed_N: NDArray[np.bool_] | None
+        self, query_D: NDArray[np.float32], *, k: int, allowed_N: NDArray[np.bool_] | None, above: float = -np.inf
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
+
+    def products(self, query_D: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
     def vectors(self, positions_M: NDArray[np.int64]) -> NDArray[np.float16]: ...
 
@@ -91,7 +95,8 @@ class IndexStatus:
     Attributes:
         rows: Rows that can be found.
         tail_rows: Of them, those that are not built yet and are searched exactly, one by one.
-        kind: `exact` (everything), `exact on GPU`, or `two-stage` (codes, then vectors).
+        kind: `exact` (every search reads all vectors), `exact on GPU`, or `two-stage` (codes, then vectors). Segment by segment, the build
+            chooses what is quicker, see `calibration.choose_coder`.
         recall: The lowest recall@50 measured at the builds, by kind of query; None when nothing is built.
         segments: What is built.
     """
@@ -122,6 +127,7 @@ class VectorIndex:
         self._platform = platform
         self._folder: Path = built.home_of(platform.settings.home, encoder_id)
         self._refreshing = threading.RLock()
+        self._watch = shards.Watch("vectors", encoder_id)
         self._extent = (0, 0)
         self._seen: set[Source] = set()
         self._segments: dict[int, built.Segment] = {}
@@ -136,6 +142,11 @@ class VectorIndex:
         """Rows that can be found."""
         return sum(len(part.rows_N) for part in self._parts)
 
+    @property
+    def covered(self) -> int:
+        """Rows of all shards that were taken in, with those that have no vector because their frame cannot be encoded."""
+        return self._extent[1]
+
     def rows(self) -> NDArray[np.int64]:
         """The rows that have a vector, ascending, shape (size,)."""
         parts = [part.rows_N for part in self._parts]
@@ -149,7 +160,7 @@ class VectorIndex:
         """
         with self._refreshing:
             database, before = self._platform.database, self.size
-            if shards.extent(database, "vectors", self.encoder_id) == self._extent:
+            if self._watch.extent(database) == self._extent:
                 return 0
             records = shards.records(database, "vectors", self.encoder_id)
             if not self._opened:
@@ -223,6 +234,19 @@ class VectorIndex:
         # Half precision keeps their length at one only roughly.
         vectors_ND /= np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12)
         return vectors_ND
+
+    def products(self, query_D: NDArray[np.float32], *, rows: int) -> NDArray[np.float32]:
+        """The product of a query, of any length, with the vector of each row, from the vectors themselves.
+
+        Returns:
+            Shape (rows,), NaN where a row has no vector.
+        """
+        query = np.ascontiguousarray(query_D, dtype=np.float32)
+        found = np.full(rows, np.nan, dtype=np.float32)
+        for part in self._parts:
+            inside = part.rows_N < rows
+            found[part.rows_N[inside]] = part.block.products(query)[inside]
+        return found
 
     def build_due(self) -> bool:
         """Whether the tail has grown so long that building is worth while."""
@@ -439,11 +463,12 @@ class _Block:
 def built_status(platform: Platform, encoder_id: str) -> IndexStatus:
     """What is built on this machine, from descriptions alone: opens no index."""
     found = built.descriptions(built.home_of(platform.settings.home, encoder_id))
-    sources = {source for one in found for source in one.sources}
-    records = shards.records(platform.database, "vectors", encoder_id)
-    tail_rows = sum(record.rows for record in records if _source(record) not in sources)
-    total = sum(record.rows for record in records)
-    return _status(encoder_id, found, rows=total, tail_rows=tail_rows, on_gpu=bool(_gpus(platform.settings.device)))
+    built_from = {source for one in found for source in one.sources}
+    present = shards.sources(platform.database, "vectors", encoder_id)
+    tail_rows = sum(rows for source, rows in present.items() if source not in built_from)
+    return _status(
+        encoder_id, found, rows=sum(present.values()), tail_rows=tail_rows, on_gpu=bool(_gpus(platform.settings.device))
+    )
 
 
 def _status(
@@ -458,12 +483,13 @@ def _status(
         encoder_id=encoder_id,
         rows=rows,
         tail_rows=tail_rows,
-        kind="exact on GPU" if on_gpu else "two-stage" if found else "exact",
+        kind="exact on GPU" if on_gpu else "two-stage" if any(one.components for one in found) else "exact",
         recall=lowest,
         segments=[
             {
                 "number": one.number,
                 "rows": one.rows,
+                "kind": one.kind,
                 "code_bytes": one.components,
                 "candidates": one.recall.candidates,
                 "recall": {"near": one.recall.near, "far": one.recall.far, "filtered": one.recall.filtered},
@@ -474,22 +500,27 @@ def _status(
     )
 
 
-def _found(
-    parts: Sequence[tuple[_Part, NDArray[np.bool_] | None]], query_D: NDArray[np.float32], *, k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _found(parts: Sequence[tuple[_Part, NDArray[np.bool_] | None]], query_D: NDArray[np.float32], *, k: int) -> _Hits:
     """The best of every part, those of different GPUs at the same time."""
 
-    def of(part: _Part, allowed_N: NDArray[np.bool_] | None) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        scores, positions = part.block.search(query_D, k=k, allowed_N=allowed_N)
-        return scores, part.rows_N[positions]
+    def of(some: Sequence[tuple[_Part, NDArray[np.bool_] | None]]) -> list[_Hits]:
+        """What the first parts found spares the later ones most of their candidates."""
+        hits: list[_Hits] = []
+        best_K: NDArray[np.float32] = np.empty(0, dtype=np.float32)
+        for part, allowed_N in some:
+            above = float(best_K[0]) if len(best_K) == k else -np.inf
+            scores, positions = part.block.search(query_D, k=k, allowed_N=allowed_N, above=above)
+            hits.append((scores, part.rows_N[positions]))
+            best_K = np.sort(np.concatenate([best_K, scores]))[-k:]
+        return hits
 
     devices = sorted({part.on for part, _ in parts})
     if len(devices) > 1:
         with ThreadPoolExecutor(len(devices)) as pool:
-            groups = pool.map(lambda on: [of(part, allowed) for part, allowed in parts if part.on == on], devices)
+            groups = pool.map(lambda on: of([one for one in parts if one[0].on == on]), devices)
             found = [one for group in groups for one in group]
     else:
-        found = [of(part, allowed_N) for part, allowed_N in parts]
+        found = of(parts)
     if not found:
         return np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int64)
     return np.concatenate([scores for scores, _ in found]), np.concatenate([rows for _, rows in found])

@@ -83,6 +83,18 @@ def test_a_handful_of_marks_ranks_the_fleet(marked: tuple[Any, VectorIndex, list
     assert np.all((scored[:35] >= 0) & (scored[:35] <= 1))
 
 
+def test_the_whole_fleet_is_scored_as_single_rows_are(
+    marked: tuple[Any, VectorIndex, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet, index, ids = marked
+    concepts.mark(fleet.platform, "trams", yes=ids[:2], no=ids[20:22], index=index, now=NOW)
+    few = concepts.scores(fleet.platform, "trams", np.arange(40), index=index)
+    monkeypatch.setattr(concepts, "_FEW_ROWS", 1)
+    many = concepts.scores(fleet.platform, "trams", np.arange(40), index=index)
+    assert np.isnan(many).tolist() == np.isnan(few).tolist() == [False] * 35 + [True] * 5
+    assert many[:35] == pytest.approx(few[:35], abs=2e-3)
+
+
 def test_yes_alone_is_told_from_the_fleet(marked: tuple[Any, VectorIndex, list[str]]) -> None:
     fleet, index, ids = marked
     concepts.mark(fleet.platform, "trams", yes=ids[:2], index=index, now=NOW)

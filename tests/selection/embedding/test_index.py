@@ -63,7 +63,8 @@ def fleet_index(
 
 @pytest.fixture
 def small_builds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Segments of forty rows, built as soon as there are five."""
+    """Segments of forty rows, built as soon as there are five, with codes although so few rows without structure would do without."""
+    monkeypatch.setattr(calibration, "_PAYS_BELOW", np.inf)
     monkeypatch.setattr(vector_index, "SEGMENT_ROWS", 40)
     monkeypatch.setattr(vector_index, "BUILD_ROWS", 5)
     monkeypatch.setattr(scan, "DIRECT_ROWS", 2)
@@ -260,7 +261,7 @@ def test_killing_a_build_leaves_no_half_file_in_use(fleet: Any, small_builds: No
         from infra.settings import load
         from selection.embedding.index import VectorIndex, calibration, vector_index
         vector_index.SEGMENT_ROWS, vector_index.BUILD_ROWS = 40, 5
-        calibration.choose_length = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        calibration.choose_coder = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         with open_platform(load()) as platform:
             index = VectorIndex(platform, "enc-1")
             index.refresh()
@@ -312,7 +313,8 @@ def test_searches_go_on_while_rows_come_and_segments_are_built(fleet: Any, small
 
 @pytest.mark.usefixtures("_kernel")
 @pytest.mark.parametrize("shape", ["clustered", "isotropic"])
-def test_two_stage_recall_is_what_was_measured(shape: str) -> None:
+def test_two_stage_recall_is_what_was_measured(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "_PAYS_BELOW", np.inf)
     draw = np.random.default_rng(3)
     count, dimension = 20_000, 128
     vectors = draw.standard_normal((count, dimension)).astype(np.float32)
@@ -322,7 +324,8 @@ def test_two_stage_recall_is_what_was_measured(shape: str) -> None:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     half = vectors.astype(np.float16)
     found = scan.principal(vectors)
-    coder = calibration.choose_length(half, found, vectors)
+    coder = calibration.choose_coder(half, found, vectors)
+    assert coder is not None
     assert coder.components <= dimension
     codes = coder.encode(vectors)
     near, far = (calibration.halves(calibration.held_out(half, far=far, seed=2)) for far in (False, True))
@@ -332,6 +335,77 @@ def test_two_stage_recall_is_what_was_measured(shape: str) -> None:
     assert recall.candidates < count / 4, "the codes must spare most of the rows"
     none = calibration.measure(codes[:, :], half, coder, margin=-1e9, near=near[1], far=far[1], seed=3)
     assert none.near < 0.5, "a measurement that cannot fail measures nothing"
+
+
+@pytest.mark.parametrize("shape", ["clustered", "isotropic", "all alike"])
+def test_codes_are_used_only_where_they_pay(shape: str) -> None:
+    draw = np.random.default_rng(4)
+    vectors = draw.standard_normal((20_000, 256)).astype(np.float32)
+    if shape == "clustered":
+        vectors = (draw.standard_normal((20_000, 16)) @ draw.standard_normal((16, 256)) + 0.1 * vectors).astype(
+            np.float32
+        )
+    if shape == "all alike":  # A camera that stands still: more rows than codes could tell apart are the nearest.
+        vectors = np.repeat(vectors[:10], 2000, axis=0) + 1e-3 * vectors
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    coder = calibration.choose_coder(vectors.astype(np.float16), scan.principal(vectors), vectors)
+    assert (coder is not None) == (shape == "clustered")
+
+
+@pytest.mark.usefixtures("_kernel")
+def test_a_segment_without_codes_is_searched_exactly_and_says_so(fleet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector_index, "SEGMENT_ROWS", 40)
+    monkeypatch.setattr(vector_index, "BUILD_ROWS", 5)
+    monkeypatch.setattr(scan, "DIRECT_ROWS", 2)
+    monkeypatch.setattr(calibration, "_PAYS_BELOW", 0.0)
+    fleet.embed(0, VECTORS)
+    index = VectorIndex(fleet.platform, "enc-1")
+    index.refresh()
+    index.build()
+    _check_all(index, there=np.ones(100, dtype=bool))
+    again = VectorIndex(fleet.platform, "enc-1")
+    assert again.refresh() == 100
+    status = again.status()
+    assert (status.kind, {one["kind"] for one in status.segments}) == ("exact", {"exact"})
+    assert status.recall == {"near": 1.0, "far": 1.0, "filtered": 1.0}
+    _check_all(again, there=np.ones(100, dtype=bool))
+    assert not list(again._folder.glob("segment-*/codes.npy"))
+
+
+@pytest.mark.parametrize("count", [1, 40, 300, 2000])
+@pytest.mark.parametrize("threaded", [False, True])
+def test_exact_search_prefers_earlier_rows_among_equals(
+    count: int, threaded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch  # noqa: F401
+
+    if threaded:
+        monkeypatch.setattr(exact, "_THREAD_ROWS", 16)
+        monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    draw = np.random.default_rng(count)
+    vectors = _unit(7, dimension=32)[draw.integers(0, 7, count)].astype(np.float16)
+    query = _unit(1, seed=5, dimension=32)[0]
+    right = np.round(vectors.astype(np.float32) @ query, 5)
+    for allowed in (None, draw.random(count) < 0.5):
+        order = np.argsort(-right, kind="stable")
+        order = order if allowed is None else order[allowed[order]]
+        scores, positions = exact.nearest(vectors, query, k=30, allowed_N=allowed)
+        assert sorted(positions.tolist()) == sorted(order[:30].tolist())
+        assert np.sort(scores) == pytest.approx(np.sort(right[order[:30]]), abs=1e-5)
+
+
+def test_products_are_those_of_every_row_that_has_a_vector(fleet: Any, small_builds: None) -> None:
+    fleet.embed(0, VECTORS[:40])
+    index = VectorIndex(fleet.platform, "enc-1")
+    index.refresh()
+    index.build()
+    fleet.embed(40, VECTORS[40:], valid=np.arange(60) != 7)
+    index.refresh()
+    found = index.products(3 * QUERIES[0], rows=120)
+    there = np.arange(100) != 47
+    assert np.isnan(found).tolist() == [*~there, *[True] * 20]
+    assert found[:100][there] == pytest.approx(3 * (VECTORS @ QUERIES[0])[there], abs=1e-2)
+    assert np.array_equal(index.products(QUERIES[0], rows=30), index.products(QUERIES[0], rows=120)[:30])
 
 
 def test_int8_products_are_exact() -> None:

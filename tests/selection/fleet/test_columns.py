@@ -13,8 +13,7 @@ import pytest
 from infra import database as documents
 from infra.database import Db
 from infra.errors import InvalidInput
-from selection.fleet import columns as columnar
-from selection.fleet import frames
+from selection.fleet import frames, loading
 from selection.fleet.columns import Columns
 from selection.fleet.frames import FrameFacts
 
@@ -107,7 +106,7 @@ def test_codes_values_and_times(columns: Columns) -> None:
     assert codes.dtype == np.int32
     assert ([values[code] if code >= 0 else None for code in codes], values) == (["d1", "d2", "d2", None], ("d1", "d2"))
     assert columns.values("weather") == ("rain", "Clear")
-    assert columns.captured_ms.tolist()[:2] == [columnar.NO_TIME_MS] * 2
+    assert columns.captured_ms.tolist()[:2] == [loading.NO_TIME_MS] * 2
     assert columns.captured_ms[3] == -86_400_000
 
 
@@ -141,7 +140,7 @@ def test_refresh_reads_only_new_rows_and_old_results_keep_their_length(db: Db, c
 
 
 def test_an_attribute_that_names_single_frames_is_left_out(db: Db, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(columnar, "MOST_VALUES", 3)
+    monkeypatch.setattr(loading, "MOST_VALUES", 3)
     columns = Columns(db)
     _add(db, *({"drive": f"d{i}", "attributes": {"file": f"f{i}", "weather": "rain"}} for i in range(5)))
     columns.refresh()
