@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ LOCAL = "local"
 """Instead of an address: a cluster of this machine alone, gone when the work is done."""
 
 _PIECES_A_CALL = 4
+_KNOCK_TIMEOUT_S = 5.0
 _OBJECT_STORE_BYTES = 200_000_000  # Only bounds and counts pass through it.
 _RAY_DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -123,6 +125,7 @@ def _connected(address: str) -> Iterator[Any]:
         raise InvalidInput(
             "a cluster needs Ray, which is not installed: run `uv sync --extra cluster` (or pip install 'ray[data]')"
         ) from exc
+    _check_answers(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
     if address == LOCAL:
         options |= {"object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
@@ -141,6 +144,19 @@ def _connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Knocks at `host:port`: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return  # `local`, `auto` and the like.
+    try:
+        socket.create_connection((host.rpartition("/")[2], int(port)), timeout=_KNOCK_TIMEOUT_S).close()
+    except (OSError, OverflowError) as exc:
+        raise BackendUnavailable(
+            f"no Ray cluster answers at {address}; start its head with `ray start --head`"
+        ) from exc
 
 
 def _nodes(ray: Any) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infra.errors import InvalidInput
+from infra.errors import BackendUnavailable, InvalidInput
 from infra.platform import Platform
 from infra.settings import Settings
 from selection import shards
@@ -96,3 +96,8 @@ def test_hosts_that_cannot_reach_the_stores_are_refused(tmp_path: Path) -> None:
     cluster._check_reach(settings, addresses={"10.0.0.1"})
     reachable = settings.model_copy(update={"object_store": "s3://fleet/mlpl", "mongodb_uri": "mongodb://db"})
     cluster._check_reach(reachable, addresses={"10.0.0.1", "10.0.0.2"})
+
+
+def test_a_cluster_that_is_not_there_is_named_at_once(two_pieces: Platform) -> None:
+    with pytest.raises(BackendUnavailable, match=r"no Ray cluster answers at 127.0.0.1:9; start its head"):
+        cluster.embed_missing(two_pieces, address="127.0.0.1:9")
