@@ -125,6 +125,8 @@ class Replica:
         """Prepared images as what the model takes: float32 on the device, shape (N, 3, H, W)."""
         import torch
 
+        if any(one.is_cuda for one in some):
+            some = [one.to(self.device) for one in some]  # Those that its decoder refused come from the CPU.
         # Stacked by height, width, colour: that is channels_last without a copy.
         batch = torch.stack([one.permute(1, 2, 0) for one in some])
         if self.device.type == "cuda" and not batch.is_cuda:
