@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from infra.errors import InvalidInput
 
 if TYPE_CHECKING:
     import torch
+
+
+def processors() -> int:
+    """Cores that this process may use, which on a shared machine are fewer than there are."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # Only Linux has it.
+        return os.cpu_count() or 1
+
+
+def torch_devices(wanted: str) -> list[torch.device]:
+    """All devices that a setting means: `auto` and `cuda` take every GPU there is, others are one.
+
+    Raises:
+        InvalidInput: This machine has no such GPU.
+    """
+    import torch
+
+    first = torch_device(wanted)
+    if first == torch.device("cuda"):
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [first]
 
 
 def torch_device(wanted: str) -> torch.device:

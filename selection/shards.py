@@ -180,6 +180,11 @@ def valued_total(db: Db, kind: ShardKind, producer: str) -> int:
     return sum(int(group["valued"]) for group in db.shards.aggregate(pipeline))
 
 
+def begins_at(db: Db, kind: ShardKind, producer: str, start: int) -> bool:
+    """Whether a shard that begins at this row is committed: rows that were a gap stay one until then."""
+    return db.shards.find_one({"kind": kind, "producer": producer, "start": start}, {"_id": 1}) is not None
+
+
 def write(platform: Platform, kind: ShardKind, producer: str, start: int, stop: int, table: pa.Table) -> Shard | None:
     """Writes the file, then commits it by inserting its record.
 

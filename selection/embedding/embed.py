@@ -1,11 +1,16 @@
-"""Embedding: gives every row a vector from an encoder, in pieces that are committed once."""
+"""Embedding: gives every row a vector from an encoder, in pieces that are committed once.
+
+A piece is a range of rows, `shards.gaps` cuts the difference into them. Two are under way at a time, so that the models have the next
+piece's frames while the shard of the last one is written. Batches begin at multiples of the batch size within a piece, so on one machine
+the same rows always meet the same model in the same company and get the same bits, whoever embeds them and however often it was killed.
+"""
 
 from __future__ import annotations
 
-import os
-from collections import deque
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,21 +18,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from infra import leases
-from infra.errors import Denied, InvalidInput, NotFound
 from infra.logs import get_logger
 from infra.platform import Platform
 from selection import shards
-from selection.fleet import frames, originals
-from selection.pixels import images
+from selection.devices import processors
+from selection.embedding import replica
+from selection.embedding.inputs import FrameReader
+from selection.embedding.replicas import Encoded, OneEncoder, Replicas, Worker
+from selection.fleet import frames
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH_FRAMES = 64
+"""For an encoder that does not say how many images it takes."""
+PIECES_AT_ONCE = 2
 BATCHES_AHEAD = 2
-DECODERS = min(16, max(2, os.cpu_count() or 1))
-
-_NO_LIMIT = 2**62  # What is in the fleet has passed the limit at ingest.
 
 log = get_logger(__name__)
 
@@ -51,103 +57,220 @@ class ImageEncoder(Protocol):
 
 
 @runtime_checkable
-class PreparingEncoder(ImageEncoder, Protocol):
-    """An encoder whose preparation of an image can run in other threads than its model."""
+class ReplicatedEncoder(ImageEncoder, Protocol):
+    """An encoder that has a model on each of several devices, and whose preparation of an image runs in threads beside them."""
 
-    def prepare(self, image: Image.Image) -> Any:
-        """What the model takes of one image."""
+    @property
+    def sees_more_than_previews(self) -> bool:
+        """Whether its model takes more pixels than a preview has."""
         ...
 
-    def encode_prepared(self, prepared: Sequence[Any]) -> NDArray[np.float32]:
-        """Unit vectors, shape (N, D)."""
+    def prepare(self, image: Image.Image) -> Any:
+        """What the models take of one image."""
+        ...
+
+    def workers(self, *, rows: int) -> Sequence[Worker]:
+        """The models, made ready for so many rows."""
         ...
 
 
 def embed_missing(
-    platform: Platform, encoder: ImageEncoder, *, progress: Callable[[int, int], None] | None = None
+    platform: Platform,
+    encoder: ImageEncoder,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    on_unreadable: Callable[[str], None] = lambda _where: None,
 ) -> int:
     """Embeds every row that has no vector of this encoder yet.
 
-    Pieces that another process is at are left to it. A killed call loses at most the piece it was at.
+    Pieces that another process is at are left to it. A killed call loses the pieces it was at, and a piece that was begun before and not
+    finished is made in half: so a worker that is killed again and again, or by the piece itself, still comes to an end.
 
     Args:
         progress: Called with rows done and rows to do after every batch.
+        on_unreadable: Called with where a frame should be that cannot be read; it gets no vector, and the rest goes on.
 
     Returns:
         Rows that this call embedded.
     """
-    db = platform.database
-    pieces = shards.gaps(db, "vectors", encoder.encoder_id, frames.row_count(db))
-    total = sum(stop - start for start, stop in pieces)
     done = 0
-    for start, stop in pieces:
-        with leases.try_hold(db, f"embed/{encoder.encoder_id}/{start}") as lease:
-            if lease is None or not _is_missing(platform, encoder, start=start):
-                continue
-            before = done
+    while pieces := missing_pieces(platform, encoder.encoder_id):
+        before = done
 
-            def report(count: int, before: int = before) -> None:
-                if progress is not None:
-                    progress(before + count, total)
+        def report(rows: int, total: int, before: int = before) -> None:
+            if progress is not None:
+                progress(before + rows, before + total)
 
-            table = embed_rows(platform, encoder, start=start, stop=stop, progress=report)
-            if shards.write(platform, "vectors", encoder.encoder_id, start, stop, table) is not None:
-                done += stop - start
+        found = embed_pieces(platform, encoder, pieces, progress=report, on_unreadable=on_unreadable)
+        done += found
+        if found == 0:
+            break
     if done:
         log.info("rows_embedded", encoder_id=encoder.encoder_id, rows=done)
     return done
 
 
-def embed_rows(
+def missing_pieces(platform: Platform, encoder_id: str) -> list[tuple[int, int]]:
+    """The rows without a vector, as pieces `(start, stop)`."""
+    return shards.gaps(platform.database, "vectors", encoder_id, frames.row_count(platform.database))
+
+
+def embed_pieces(
     platform: Platform,
     encoder: ImageEncoder,
+    pieces: Sequence[tuple[int, int]],
     *,
-    start: int,
-    stop: int,
-    progress: Callable[[int], None] = lambda _count: None,
-) -> pa.Table:
-    """Embeds rows `[start, stop)` from their previews.
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    on_unreadable: Callable[[str], None] = lambda _where: None,
+) -> int:
+    """Embeds those of the pieces that nobody else is at or has committed.
 
-    Threads decode previews and resize them for the model, two batches ahead of it, so that the model never waits for an image.
+    Args:
+        progress: Called with rows done and rows of all pieces after every batch.
+        on_unreadable: As in `embed_missing`.
 
     Returns:
-        Columns `row` and `vector` (float16 of unit length); null where neither preview nor original can be read.
+        Rows committed.
     """
-    count = stop - start
-    vectors_ND = np.zeros((count, encoder.dimension), dtype=np.float16)
-    valid_N = np.zeros(count, dtype=np.bool_)
-    keys: list[tuple[str, str, str | None] | None] = [None] * count
-    wanted = ("row", "preview_key", "object_key", "object_uri")
-    for document in frames.documents(platform.database, start=start, stop=stop, fields=wanted):
-        keys[document["row"] - start] = (
-            document["preview_key"],
-            document["object_key"],
-            document.get("object_uri"),
-        )
-
-    prepare, encode = _ways(encoder)
-
-    def made_ready(key: tuple[str, str, str | None] | None) -> Any:
-        image = _read_preview(platform, key)
-        return None if image is None else prepare(image)
-
-    batches = [slice(first, min(first + BATCH_FRAMES, count)) for first in range(0, count, BATCH_FRAMES)]
-    with ThreadPoolExecutor(max_workers=DECODERS, thread_name_prefix="decode") as pool:
-        ahead: deque[list[Future[Any]]] = deque()
+    total = sum(stop - start for start, stop in pieces)
+    with Embedding(
+        platform,
+        encoder,
+        rows=total,
+        progress=lambda done: progress(done, total),
+        on_unreadable=on_unreadable,
+    ) as embedding:
+        pool = ThreadPoolExecutor(max_workers=PIECES_AT_ONCE, thread_name_prefix="piece")
         try:
-            for number, batch in enumerate(batches):
-                for following in batches[number + len(ahead) : number + 1 + BATCHES_AHEAD]:
-                    ahead.append([pool.submit(made_ready, key) for key in keys[following]])
-                inputs = [future.result() for future in ahead.popleft()]
-                positions = [batch.start + offset for offset, one in enumerate(inputs) if one is not None]
-                if positions:
-                    vectors_ND[positions] = encode([one for one in inputs if one is not None])
-                    valid_N[positions] = True
-                progress(batch.stop)
-        except BaseException:
+            return sum(pool.map(lambda piece: embedding.commit(*piece), pieces))
+        except BaseException as exc:
+            # No further piece begins; what the models are at fails, and with it the pieces under way.
             pool.shutdown(wait=False, cancel_futures=True)
+            embedding.abort(exc)
             raise
-    return vector_table(vectors_ND, valid_N=valid_N, start=start)
+        finally:
+            pool.shutdown(wait=True)
+
+
+def embed_rows(platform: Platform, encoder: ImageEncoder, *, start: int, stop: int) -> pa.Table:
+    """Embeds rows `[start, stop)` and commits nothing; see `Embedding.table`."""
+    with Embedding(platform, encoder, rows=stop - start) as embedding:
+        return embedding.table(start=start, stop=stop)
+
+
+class Embedding:
+    """The line from frames to vectors, open while the block lasts: threads that read and decode, and an encoder's models fed from a queue."""
+
+    def __init__(
+        self,
+        platform: Platform,
+        encoder: ImageEncoder,
+        *,
+        rows: int,
+        whole: bool | None = None,
+        progress: Callable[[int], None] = lambda _done: None,
+        on_unreadable: Callable[[str], None] = lambda _where: None,
+    ) -> None:
+        """Starts the threads.
+
+        Args:
+            platform: Where frames and shards are.
+            encoder: Gives the vectors.
+            rows: How many are to come: a GPU is tuned only where that pays.
+            whole: Read originals instead of previews; None: where the encoder sees more than a preview shows.
+            progress: Called with rows done after every batch.
+            on_unreadable: As in `embed_missing`.
+        """
+        self._platform, self._encoder, self._progress = platform, encoder, progress
+        if isinstance(encoder, ReplicatedEncoder):
+            workers, prepare = encoder.workers(rows=rows), encoder.prepare
+            whole = encoder.sees_more_than_previews if whole is None else whole
+        else:
+            workers, prepare = [OneEncoder(encoder, batch_frames=BATCH_FRAMES)], lambda image: image
+        self._reader = FrameReader(
+            platform,
+            prepare,
+            whole=bool(whole),
+            encoded=all(getattr(one, "decodes", False) for one in workers),
+            on_unreadable=on_unreadable,
+        )
+        self._readers = ThreadPoolExecutor(
+            max_workers=min(32, max(2, processors())), thread_name_prefix="decode", initializer=replica.alone
+        )
+        self._replicas = Replicas(workers)
+        self._room = threading.Semaphore(self._replicas.feeders + BATCHES_AHEAD)
+        self._turn, self._count_lock, self._done = threading.Lock(), threading.Lock(), 0
+
+    def __enter__(self) -> Embedding:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._readers.shutdown(wait=False, cancel_futures=exc is not None)
+        self._replicas.__exit__(kind, exc, trace)
+        self._readers.shutdown(wait=True)
+
+    def abort(self, exc: BaseException) -> None:
+        """Fails what is under way."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._replicas.abort(exc)
+
+    def commit(self, start: int, stop: int) -> int:
+        """Embeds a piece and commits its shard, unless another process is at it or was faster.
+
+        Returns:
+            Rows committed.
+        """
+        platform, encoder_id = self._platform, self._encoder.encoder_id
+        with leases.try_hold(platform.database, f"embed/{encoder_id}/{start}") as lease:
+            # Asked again, now that the piece is ours: its last holder may just have committed it.
+            if lease is None or shards.begins_at(platform.database, "vectors", encoder_id, start):
+                return 0
+            stop = _shortened(start, stop, attempt=lease.token, batch=self._replicas.batch_frames)
+            table = self.table(start=start, stop=stop)
+            if lease.lost or shards.write(platform, "vectors", encoder_id, start, stop, table) is None:
+                return 0
+        return stop - start
+
+    def table(self, *, start: int, stop: int) -> pa.Table:
+        """Embeds rows `[start, stop)`.
+
+        Returns:
+            Columns `row` and `vector` (float16 of unit length); null where neither preview nor original can be read.
+        """
+        sources = self._reader.sources(start=start, stop=stop)
+        size = self._replicas.batch_frames
+        waiting: list[tuple[int, Future[Encoded]]] = []
+        with self._turn:  # A piece is handed out whole before the next one, so that a kill costs little more than one.
+            for first in range(0, len(sources), size):
+                self._room.acquire()
+                batch = sources[first : first + size]
+                waiting.append((first, self._queued(batch)))
+        vectors_ND = np.zeros((len(sources), self._encoder.dimension), dtype=np.float16)
+        valid_N = np.zeros(len(sources), dtype=np.bool_)
+        for first, future in waiting:
+            found_VD, found_N = future.result()
+            valid_N[first : first + len(found_N)] = found_N
+            if found_VD is not None:
+                vectors_ND[first + np.flatnonzero(found_N)] = found_VD
+        return vector_table(vectors_ND, valid_N=valid_N, start=start)
+
+    def _queued(self, batch: Sequence[Any]) -> Future[Encoded]:
+        try:
+            future = self._replicas.encode([self._readers.submit(self._reader.read, source) for source in batch])
+        except BaseException:
+            self._room.release()
+            raise
+        future.add_done_callback(lambda done: self._advance(len(batch), ended_well=done.exception() is None))
+        return future
+
+    def _advance(self, count: int, *, ended_well: bool) -> None:
+        self._room.release()
+        if ended_well:
+            with self._count_lock:
+                self._done += count
+                self._progress(self._done)
 
 
 def vector_table(vectors_ND: NDArray[np.float16], *, valid_N: NDArray[np.bool_], start: int) -> pa.Table:
@@ -166,35 +289,7 @@ def vector_table(vectors_ND: NDArray[np.float16], *, valid_N: NDArray[np.bool_],
     return pa.table({"row": rows, "vector": vectors})
 
 
-def _ways(encoder: ImageEncoder) -> tuple[Callable[[Image.Image], Any], Callable[[list[Any]], NDArray[np.float32]]]:
-    """What the threads do to an image, and what the model does to the results: an encoder that can share the work so, does."""
-    if isinstance(encoder, PreparingEncoder):
-        return encoder.prepare, encoder.encode_prepared
-    return lambda image: image, encoder.encode_images
-
-
-def _is_missing(platform: Platform, encoder: ImageEncoder, *, start: int) -> bool:
-    """Whether the piece is still to be made, now that it is ours: its last holder may just have committed it."""
-    pieces = shards.gaps(platform.database, "vectors", encoder.encoder_id, frames.row_count(platform.database))
-    return any(first == start for first, _ in pieces)
-
-
-def _read_preview(platform: Platform, keys: tuple[str, str, str | None] | None) -> Image.Image | None:
-    """A frame's preview, made again from the original where it is lost or damaged; None where that cannot be read either."""
-    if keys is None:
-        return None
-    preview_key, object_key, object_uri = keys
-    try:
-        return images.open_image(platform.objects.get(preview_key), max_pixels=_NO_LIMIT, short_side=None).pixels
-    except (NotFound, InvalidInput) as exc:
-        log.warning("preview_unreadable", key=preview_key, reason=exc.message)
-    try:
-        original = images.open_image(
-            originals.read(platform.objects, object_key=object_key, object_uri=object_uri), max_pixels=_NO_LIMIT
-        )
-        preview = images.preview(original.pixels)
-        platform.objects.put(preview_key, preview)
-        return images.open_image(preview, max_pixels=_NO_LIMIT, short_side=None).pixels
-    except (NotFound, Denied, InvalidInput) as exc:
-        log.warning("frame_unreadable", key=object_key, reason=exc.message)
-        return None
+def _shortened(start: int, stop: int, *, attempt: int, batch: int) -> int:
+    """Where a piece ends that is begun for the `attempt`th time: half as far each time, after whole batches, never before one."""
+    rows = (stop - start) >> min(attempt - 1, 32)
+    return min(stop, start + max(1, -(-rows // batch)) * batch)

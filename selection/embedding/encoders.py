@@ -7,10 +7,12 @@ be had; where not, the small encoder that ships with MLPL stands in, and says so
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -27,7 +29,10 @@ from infra.errors import BackendUnavailable, Conflict, InvalidInput
 from infra.logs import get_logger
 from infra.objects import open_objects
 from infra.platform import Platform
-from selection.devices import torch_device
+from selection.devices import processors, torch_devices
+from selection.embedding.inputs import Preparation
+from selection.embedding.replica import Replica
+from selection.pixels.images import PREVIEW_SHORT_SIDE
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +45,8 @@ CONFIG_NAME = "open_clip_config.json"
 
 _PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 _REACH_TIMEOUT_S = 5.0
-_BATCH = {"cpu": 32, "cuda": 256}
+_WORTH_SETTLING = 4096  # Images for which a GPU's batch size is looked for, which takes a second or two.
+_WORTH_COMPILING = 50_000  # Likewise, half a minute.
 _log = get_logger(__name__)
 
 
@@ -86,25 +92,48 @@ class Encoder:
     def __init__(self, weights: _Weights, *, device: str, notice: str | None = None) -> None:
         """Loads the model; made by `load_encoder`."""
         import open_clip
-        import torch
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
         self.encoder_id = weights.encoder_id
         self.notice = notice
-        self._device = torch_device(device)
-        model = open_clip.create_model(weights.model_name, require_pretrained=True, **weights.options)
-        self._model: Any = model.eval().to(self._device, memory_format=torch.channels_last)
-        self._batch = _BATCH[self._device.type]
-        self._tokenize: Callable[[list[str]], torch.Tensor] = open_clip.get_tokenizer(weights.model_name)
+        self._devices = torch_devices(device)
+        model = open_clip.create_model(weights.model_name, require_pretrained=True, **weights.options).eval()
         settings = open_clip.get_model_preprocess_cfg(model)
-        self._preprocess: Any = image_transform_v2(PreprocessCfg(**settings), is_train=False)
-        self._workers = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="preprocess")
+        self._preparation = Preparation(image_transform_v2(PreprocessCfg(**settings), is_train=False))
+        self._side_px = min(settings["size"]) if isinstance(settings["size"], Sequence) else int(settings["size"])
+        self._replicas = [self._replica(model, self._devices[0])]
+        self._others_lock = threading.Lock()
+        self._tokenize: Callable[[list[str]], torch.Tensor] = open_clip.get_tokenizer(weights.model_name)
+        self._workers = ThreadPoolExecutor(max_workers=min(8, processors()), thread_name_prefix="preprocess")
         self.dimension = int(self.encode_texts(["a road"]).shape[1])
 
+    @property
+    def device(self) -> torch.device:
+        """Where single images and texts are encoded; embedding takes all devices."""
+        return self._devices[0]
+
+    @property
+    def sees_more_than_previews(self) -> bool:
+        """Whether its model takes more pixels than a preview has."""
+        return self._side_px > PREVIEW_SHORT_SIDE
+
     def prepare(self, image: Image.Image) -> torch.Tensor:
-        """What the model takes of one image, shape (3, H, W): resized and cropped its way. Meant for threads beside the model."""
-        pixels: torch.Tensor = self._preprocess(image.convert("RGB"))
-        return pixels
+        """What the model takes of one image, uint8, shape (3, H, W): resized and cropped its way. Meant for threads beside the model."""
+        return self._preparation.of_image(image)
+
+    def workers(self, *, rows: int) -> list[Replica]:
+        """The models on all devices, made when they are first asked for.
+
+        Args:
+            rows: How many images will come: a GPU's batch size is found, and the model compiled, only where that pays.
+        """
+        with self._others_lock:
+            for device in self._devices[len(self._replicas) :]:
+                self._replicas.append(self._replica(copy.deepcopy(self._model), device))
+        for one in self._replicas:
+            if rows >= _WORTH_SETTLING * len(self._replicas):
+                one.settle(compiled=rows >= _WORTH_COMPILING * len(self._replicas))
+        return self._replicas
 
     def encode_prepared(self, prepared: Sequence[torch.Tensor]) -> NDArray[np.float32]:
         """Vectors of images that went through `prepare`, unit length, shape (N, D).
@@ -112,17 +141,9 @@ class Encoder:
         Raises:
             BackendUnavailable: The GPU failed, or has no memory even for one image.
         """
-        import torch
-
-        def encode(batch: Sequence[torch.Tensor]) -> torch.Tensor:
-            pixels = torch.stack(list(batch))
-            if self._device.type == "cuda":
-                pixels = pixels.pin_memory()
-            pixels = pixels.to(self._device, non_blocking=True).to(memory_format=torch.channels_last)
-            features: torch.Tensor = self._model.encode_image(pixels)
-            return features
-
-        return self._encode(prepared, encode)
+        if not prepared:
+            return np.empty((0, self.dimension), dtype=np.float32)
+        return self._replicas[0].encode(prepared)
 
     def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """Vectors of images, unit length, shape (N, D).
@@ -134,69 +155,32 @@ class Encoder:
     @property
     def batch_frames(self) -> int:
         """How many images the model takes at once; halved when its memory does not suffice."""
-        return self._batch
+        return self._replicas[0].batch_frames
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of texts, unit length, shape (N, D)."""
 
-        def encode(batch: Sequence[str]) -> torch.Tensor:
-            features: torch.Tensor = self._model.encode_text(self._tokenize(list(batch)).to(self._device))
-            return features
+        def features(batch: Sequence[str]) -> torch.Tensor:
+            found: torch.Tensor = self._model.encode_text(self._tokenize(list(batch)).to(self.device))
+            return found
 
-        return self._encode(texts, encode)
-
-    def _encode(self, items: Sequence[Any], encode: Callable[[Any], torch.Tensor]) -> NDArray[np.float32]:
-        import torch
-
-        if not items:
+        if not texts:
             return np.empty((0, self.dimension), dtype=np.float32)
-        parts: list[NDArray[np.float32]] = []
-        done = 0
-        precision = torch.autocast("cuda", dtype=_half_precision(self._device), enabled=self._device.type == "cuda")
-        with torch.inference_mode(), precision:
-            while done < len(items):
-                size = self._batch
-                try:
-                    features = encode(items[done : done + size]).float()
-                    parts.append(torch.nn.functional.normalize(features, dim=-1).cpu().numpy())
-                except torch.OutOfMemoryError as exc:
-                    self._shrink(min(size, len(items) - done), exc)
-                    continue
-                except RuntimeError as exc:
-                    raise _as_trouble(exc) from exc
-                done += size
-        return np.concatenate(parts)
+        return self._replicas[0].in_batches(texts, features)
 
-    def _shrink(self, size: int, exc: Exception) -> None:
-        """Halves the batch for good: what did not fit once will not fit the next time."""
+    def _replica(self, model: Any, device: torch.device) -> Replica:
         import torch
 
-        if size <= 1:
-            raise BackendUnavailable(
-                f"{self._device} has no memory for even one image; free some, or set MLPL_DEVICE=cpu", retry_after_s=60
-            ) from exc
-        self._batch = max(1, size // 2)
-        _log.warning("encoder_batch_halved", device=str(self._device), batch=self._batch)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-def _half_precision(device: torch.device) -> torch.dtype:
-    import torch
-
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
-
-
-def _as_trouble(exc: RuntimeError) -> Exception:
-    """A GPU that was lost takes its process's context with it, so the process has to be started again; what is committed stays."""
-    text = str(exc)
-    if "CUDA error" not in text and "CUDNN" not in text.upper() and "NCCL" not in text:
-        return exc
-    return BackendUnavailable(
-        f"the GPU failed ({text.partition(chr(10))[0][:160]}); frames embedded so far are kept: "
-        "start this process again, with MLPL_DEVICE=cpu if the GPU is gone",
-        retry_after_s=60,
-    )
+        placed: Any = model.to(device, memory_format=torch.channels_last)
+        if device == self._devices[0]:
+            self._model = placed
+        # Torchvision has one JPEG decoder a process, which would be made anew whenever another GPU's turn comes.
+        return Replica(
+            lambda pixels: placed.encode_image(pixels),
+            device=device,
+            preparation=self._preparation,
+            decodes=len(self._devices) == 1,
+        )
 
 
 def chosen(platform: Platform) -> EncoderChoice | None:

@@ -88,13 +88,33 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 @contextmanager
-def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, shown on a terminal only. Yields a function of (done, total)."""
+def progress_bar(description: str, *, rate_of: str | None = None) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr with the time that is left, shown on a terminal only. Yields a function of (done, total).
+
+    Args:
+        description: What goes on.
+        rate_of: The things whose number a second is shown, for example frames.
+    """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text("" if task.speed is None else f"{task.speed:,.{0 if task.speed >= 10 else 1}f} {rate_of}/s")
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    columns += [Rate()] if rate_of else []
+    columns.append(TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 SpeedUnit = Literal["mps", "kph", "mph"]
 
 _LONGEST_SHOWN = 16
+_UNREADABLE_SHOWN = 3
 
 
 def add_to(app: typer.Typer) -> None:
@@ -110,33 +113,66 @@ def embed(
         bool,
         typer.Option("--choose-again", help="Try the configured weights again, for example with a network at last."),
     ] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Embed on all hosts of the Ray cluster with this head (host:port); `local`: one of this machine alone.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Gives every frame a vector from the current encoder; resumes where it was stopped."""
+    from selection.embedding import cluster as clusters
     from selection.embedding import encoders
     from selection.embedding.embed import embed_missing
-    from selection.embedding.index import VectorIndex
     from selection.ingest.previews import see_missing
-    from service.curator import Curator
 
-    with platform() as opened, progress_bar("embedding") as progress:
+    unreadable: list[str] = []
+    with platform() as opened, progress_bar("embedding", rate_of="frames") as progress:
         if choose_again:
             encoders.forget_choice(opened)
-        encoder = Curator(opened).encoder()
-        if encoder.notice:
-            typer.echo(encoder.notice, err=True)
+        with _choice_announced(opened):
+            if cluster is None or encoders.chosen(opened) is None:
+                encoder = encoders.load_encoder(opened)
         see_missing(opened, progress=progress)
-        rows = embed_missing(opened, encoder, progress=progress)
-        index = VectorIndex(opened, encoder.encoder_id)
-        index.refresh()
-        if index.build_due():
-            typer.echo("building the index", err=True)
-            index.build()
+        if cluster is None:
+            rows = embed_missing(opened, encoder, progress=progress, on_unreadable=unreadable.append)
+        else:
+            rows = clusters.embed_missing(opened, address=cluster, progress=progress, on_unreadable=unreadable.append)
+        encoder_id = str(encoders.current_encoder_id(opened))
+        _build_index(opened, encoder_id)
+    if unreadable:
+        some = ", ".join(unreadable[:_UNREADABLE_SHOWN])
+        typer.echo(f"{len(unreadable)} frames cannot be read and have no vector, such as {some}", err=True)
     show(
-        {"embedded": rows, "encoder_id": encoder.encoder_id},
+        {"embedded": rows, "encoder_id": encoder_id, "unreadable": unreadable},
         as_json=as_json,
-        text=lambda: f"embedded {rows} frames with {encoder.encoder_id}",
+        text=lambda: f"embedded {rows} frames with {encoder_id}",
     )
+
+
+@contextmanager
+def _choice_announced(opened: Platform) -> Iterator[None]:
+    """Says so where the block settles on the small encoder; from then on `mlpl status` and `mlpl encoder list` do."""
+    from selection.embedding import encoders
+
+    before = encoders.chosen(opened)
+    yield
+    choice = encoders.chosen(opened)
+    if choice is not None and choice.notice and choice != before:
+        typer.echo(choice.notice, err=True)
+
+
+def _build_index(opened: Platform, encoder_id: str) -> None:
+    from selection.embedding.index import VectorIndex
+
+    index = VectorIndex(opened, encoder_id)
+    index.refresh()
+    if index.build_due():
+        typer.echo("building the index", err=True)
+        index.build()
 
 
 def search(
@@ -191,11 +227,10 @@ def search(
     with platform() as opened:
         if data is not None:
             _check_image(opened, data, name=str(image))
-        found = Curator(opened).search(
-            image=data, examples=examples, where=full, sort=sort, group=group, k=k, cursor=cursor
-        )
-    if found.notice and not as_json:
-        typer.echo(found.notice, err=True)
+        with _choice_announced(opened):
+            found = Curator(opened).search(
+                image=data, examples=examples, where=full, sort=sort, group=group, k=k, cursor=cursor
+            )
     if not found.rows:
         typer.echo("the fleet has no frames yet; `mlpl ingest` takes them in", err=True)
     elif found.missing:
@@ -272,9 +307,10 @@ def use_encoder(
     from service.reconcile import switch_encoder
 
     with platform() as opened:
-        encoder = switching.use(opened, name)
+        with _choice_announced(opened):
+            encoder = switching.use(opened, name)
         if wait:
-            with progress_bar("embedding") as progress:
+            with progress_bar("embedding", rate_of="frames") as progress:
                 switch_encoder(opened, progress=progress)
         serves = encoders.current_encoder_id(opened) == encoder.encoder_id
     how = (
@@ -293,20 +329,17 @@ def list_encoders(as_json: Json = False) -> None:
     """Lists the encoders that the fleet has vectors of."""
     from dataclasses import asdict
 
-    from selection.embedding import switching
+    from selection.embedding import encoders, switching
     from selection.fleet import frames
 
     with platform() as opened:
         found = [asdict(one) for one in switching.known(opened)]
         total = frames.row_count(opened.database)
-    show(
-        found,
-        as_json=as_json,
-        text=lambda: table(
-            ["encoder", "role", "embedded", "name"],
-            [[e["encoder_id"], e["role"], f"{e['embedded']} of {total}", e["name"]] for e in found],
-        ),
-    )
+        choice = encoders.chosen(opened)
+    header = ["encoder", "role", "embedded", "name"]
+    lines = [[e["encoder_id"], e["role"], f"{e['embedded']} of {total}", e["name"]] for e in found]
+    notice = f"\n{choice.notice}" if choice is not None and choice.notice else ""
+    show(found, as_json=as_json, text=lambda: table(header, lines) + notice)
 
 
 def status(as_json: Json = False) -> None:

@@ -536,14 +536,14 @@ def _forward_only(encoder: Any, pictures: list[Any]) -> Callable[[], None]:
     """The encoder's forward pass over images that are preprocessed already, in batches of its own size."""
     import torch
 
-    from selection.embedding.embed import BATCH_FRAMES
-
-    pixels = torch.stack([encoder._preprocess(picture) for picture in pictures])
+    replica = encoder.workers(rows=0)[0]
+    with torch.inference_mode():
+        pixels = replica.normalised([encoder.prepare(picture) for picture in pictures])
 
     def forward() -> None:
         with torch.inference_mode():
-            for start in range(0, len(pixels), BATCH_FRAMES):
-                encoder._model.encode_image(pixels[start : start + BATCH_FRAMES])
+            for start in range(0, len(pixels), replica.batch_frames):
+                replica.forward(pixels[start : start + replica.batch_frames])
 
     return forward
 

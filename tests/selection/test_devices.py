@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from infra.errors import InvalidInput
-from selection.devices import torch_device
+from selection.devices import torch_device, torch_devices
 
 
 def test_auto_is_the_cpu_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,3 +27,6 @@ def test_a_gpu_that_is_there_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert torch_device("auto") == torch.device("cuda")
     assert torch_device("cuda:1") == torch.device("cuda:1")
+    assert torch_devices("auto") == torch_devices("cuda") == [torch.device("cuda:0"), torch.device("cuda:1")]
+    assert torch_devices("cuda:1") == [torch.device("cuda:1")]
+    assert torch_devices("cpu") == [torch.device("cpu")]

@@ -6,6 +6,7 @@ import io
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from infra import leases
-from infra.errors import BackendUnavailable, StorageFull
+from infra.errors import StorageFull
 from selection import shards
 from selection.embedding import embed
 from selection.embedding.index import VectorIndex
+from selection.embedding.replica import DeviceLost
 from selection.fleet import frames
 from selection.pixels import images
 
@@ -162,25 +164,120 @@ def test_a_disk_that_is_full_is_named_and_a_later_run_finishes(coloured: Any, mo
     _vectors(coloured)
 
 
-def test_the_model_gets_what_the_threads_prepared_and_an_error_ends_them(coloured: Any) -> None:
-    class Preparing(ColourEncoder):
-        def prepare(self, image: Image.Image) -> NDArray[np.float32]:
-            if threading.current_thread() is threading.main_thread():
-                raise AssertionError("preparing keeps the model waiting")
-            return np.asarray(image).mean(axis=(0, 1)).astype(np.float32)
+class ColourWorker:
+    """A device with a model that knows the mean colour."""
 
-        def encode_prepared(self, prepared: Sequence[Any]) -> NDArray[np.float32]:
-            self.seen += len(prepared)
-            self._after_batch()
-            colours = np.stack(prepared)
-            return colours / np.linalg.norm(colours, axis=1, keepdims=True)
+    feeders = 1
 
-    def fail() -> None:
-        raise BackendUnavailable("the GPU failed")
+    def __init__(self, *, batch_frames: int = 3, lost_after: int | None = None) -> None:
+        self.batch_frames, self.seen, self._lost_after = batch_frames, 0, lost_after
 
-    with pytest.raises(BackendUnavailable):
-        embed.embed_missing(coloured.platform, Preparing(after_batch=fail))
-    assert not [one.name for one in threading.enumerate() if one.name.startswith("decode") and one.is_alive()]
-    encoder = Preparing()
-    assert embed.embed_missing(coloured.platform, encoder) == encoder.seen == 30
+    def thread(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def ready(self, inputs: Sequence[Any]) -> list[Any]:
+        return list(inputs)
+
+    def encode(self, pixels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        if self._lost_after is not None and self.seen >= self._lost_after:
+            raise DeviceLost("the GPU failed")
+        self.seen += len(pixels)
+        colours = np.stack(pixels)
+        return colours / np.linalg.norm(colours, axis=1, keepdims=True)
+
+
+class DevicesEncoder(ColourEncoder):
+    """The same encoder on devices."""
+
+    sees_more_than_previews = False
+
+    def __init__(self, *devices: ColourWorker) -> None:
+        super().__init__()
+        self.devices = devices
+
+    def prepare(self, image: Image.Image) -> NDArray[np.float32]:
+        if not threading.current_thread().name.startswith("decode"):
+            raise AssertionError("preparing keeps a model waiting")
+        return np.asarray(image).mean(axis=(0, 1)).astype(np.float32)
+
+    def workers(self, *, rows: int) -> Sequence[ColourWorker]:
+        return self.devices
+
+
+def _threads_left() -> list[str]:
+    return [one.name for one in threading.enumerate() if one.name.startswith(("decode", "feed", "piece"))]
+
+
+def test_devices_share_the_frames_and_each_frame_meets_one(coloured: Any) -> None:
+    devices = ColourWorker(), ColourWorker()
+    assert embed.embed_missing(coloured.platform, DevicesEncoder(*devices)) == 30
+    assert sum(device.seen for device in devices) == 30
+    assert _vectors(coloured).argmax(axis=1).tolist() == [row % 3 for row in range(30)]
+    assert _threads_left() == []
+
+
+def test_a_device_lost_in_mid_batch_leaves_its_batch_to_the_others(coloured: Any) -> None:
+    lost, good = ColourWorker(lost_after=0), ColourWorker()
+    assert embed.embed_missing(coloured.platform, DevicesEncoder(lost, good)) == good.seen == 30
+    assert _vectors(coloured).argmax(axis=1).tolist() == [row % 3 for row in range(30)]
+
+
+def test_when_the_last_device_is_lost_it_is_named_and_what_was_committed_stays(coloured: Any) -> None:
+    with pytest.raises(DeviceLost, match="the GPU failed"):
+        embed.embed_missing(coloured.platform, DevicesEncoder(ColourWorker(lost_after=18), ColourWorker(lost_after=0)))
+    assert shards.row_total(coloured.platform.database, "vectors", "enc-1") in (8, 16)
+    assert _threads_left() == []
+    embed.embed_missing(coloured.platform, DevicesEncoder(ColourWorker()))
+    assert _vectors(coloured).argmax(axis=1).tolist() == [row % 3 for row in range(30)]
+
+
+def test_a_piece_that_was_begun_and_not_finished_is_made_in_half(coloured: Any) -> None:
+    for _ in range(2):
+        with leases.hold(coloured.platform.database, "embed/enc-1/0"):
+            pass  # As of someone who was killed at it.
+    pieces = [(0, 8)]
+    assert embed.embed_pieces(coloured.platform, DevicesEncoder(ColourWorker(batch_frames=1)), pieces) == 2
+    assert embed.embed_missing(coloured.platform, DevicesEncoder(ColourWorker(batch_frames=1))) == 28
+
+
+@pytest.mark.parametrize(("attempt", "stop"), [(1, 4096), (2, 2048), (3, 1024), (7, 64), (9, 32), (90, 32)])
+def test_how_long_a_piece_is_at_each_attempt(attempt: int, stop: int) -> None:
+    assert embed._shortened(0, 4096, attempt=attempt, batch=32) == stop
+
+
+def test_whoever_lost_the_lease_commits_nothing(coloured: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases.Lease, "lost", property(lambda _self: True))
+    assert embed.embed_missing(coloured.platform, ColourEncoder()) == 0
+    assert shards.row_total(coloured.platform.database, "vectors", "enc-1") == 0
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_goes_on(coloured: Any) -> None:
+    objects = coloured.platform.objects
+    (gone,) = frames.by_rows(coloured.platform.database, [6])
+    objects.put(gone.preview_key, b"\xff\xd8\xff broken")
+    objects.put(gone.object_key, b"\xff\xd8\xff broken too")
+    named: list[str] = []
+    assert embed.embed_missing(coloured.platform, ColourEncoder(), on_unreadable=named.append) == 30
+    assert named == [gone.object_key]
+
+
+def test_a_shard_cut_in_half_is_made_again(coloured: Any) -> None:
+    embed.embed_missing(coloured.platform, ColourEncoder())
+    key = sorted(coloured.platform.objects.list("shards"))[2]
+    whole = coloured.platform.objects.get(key)
+    coloured.platform.objects.put(key, whole[: len(whole) // 2])
+    index = VectorIndex(coloured.platform, "enc-1")
+    assert index.refresh() == 22
+    assert embed.embed_missing(coloured.platform, ColourEncoder()) == 8
+    assert _vectors(coloured).argmax(axis=1).tolist() == [row % 3 for row in range(30)]
+
+
+def test_an_encoder_that_sees_more_than_previews_gets_originals(coloured: Any) -> None:
+    class Sharp(DevicesEncoder):
+        sees_more_than_previews = True
+
+    for frame in frames.by_rows(coloured.platform.database, range(30)):
+        coloured.platform.objects.delete(frame.preview_key)
+    assert embed.embed_missing(coloured.platform, Sharp(ColourWorker())) == 30
+    assert not any(coloured.platform.objects.list("previews")), "none was needed"
     assert _vectors(coloured).argmax(axis=1).tolist() == [row % 3 for row in range(30)]

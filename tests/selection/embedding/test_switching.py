@@ -74,36 +74,3 @@ def test_an_encoder_that_cannot_be_had_changes_nothing(
     assert switching.wanted(here) is None
     assert len(switching.known(here)) == 1
     assert frames.row_count(here.database) == 10
-
-
-def test_memory_that_does_not_suffice_halves_the_batch_and_a_lost_gpu_is_named(
-    here: Platform, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-    from PIL import Image
-
-    encoder = encoders.load_encoder(here)
-    pictures = [Image.new("RGB", (40, 30), (8 * i, 0, 0)) for i in range(30)]
-    right = encoder.encode_images(pictures)
-    real, sizes = encoder._model.encode_image, []
-
-    def small(pixels: torch.Tensor) -> torch.Tensor:
-        sizes.append(len(pixels))
-        if len(pixels) > 5:
-            raise torch.OutOfMemoryError("out of memory")
-        return real(pixels)
-
-    monkeypatch.setattr(encoder._model, "encode_image", small)
-    assert encoder.encode_images(pictures) == pytest.approx(right, abs=1e-5)
-    assert sizes[:5] == [30, 15, 7, 3, 3]
-    assert encoder.batch_frames == 3
-
-    def lost(_pixels: torch.Tensor) -> torch.Tensor:
-        raise RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be ...")
-
-    monkeypatch.setattr(encoder._model, "encode_image", lost)
-    with pytest.raises(
-        BackendUnavailable, match=r"the GPU failed \(CUDA error: device-side assert triggered\); frames"
-    ) as caught:
-        encoder.encode_images(pictures)
-    assert "\n" not in caught.value.message
