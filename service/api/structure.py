@@ -1,4 +1,4 @@
-"""The structure of the fleet over HTTP: near-duplicates, slices, coverage, and the map."""
+"""The structure of the fleet over HTTP: near-duplicates, slices and coverage."""
 
 from __future__ import annotations
 
@@ -76,15 +76,6 @@ class CoverageOut(BaseModel):
     by: list[str]
     cells: list[CellOut]
     total: int
-
-
-class MapOut(BaseModel):
-    """Places of frames, column by column; x and y in -1 to 1."""
-
-    projection_id: str | None
-    rows: list[int]
-    x: list[float]
-    y: list[float]
 
 
 @router.get("/duplicates")
@@ -171,21 +162,6 @@ def coverage(
             for cell in found[offset : offset + limit]
         ],
         total=len(found),
-    )
-
-
-@router.get("/map")
-def fleet_map(line: OneLine, where: Where = "") -> MapOut:
-    """Where the frames that match a filter lie on the current map; empty until `mlpl map` has made one."""
-    found = structure.places(line.platform, line.curator, where=where)
-    if found is None:
-        return MapOut(projection_id=None, rows=[], x=[], y=[])
-    current, rows, xy = found
-    return MapOut(
-        projection_id=current.projection_id,
-        rows=rows.tolist(),
-        x=[round(value, 4) for value in xy[:, 0].tolist()],
-        y=[round(value, 4) for value in xy[:, 1].tolist()],
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from service import map_picture, structure
 from service.app import create_app
 from service.cli.main import app
 from service.curator import Curator
+from service.kept_structure import FRESH_FOR_S
 from service.production_line import prepare
 from tests.service.conftest import ADDRESS
 
@@ -67,7 +69,11 @@ def test_the_structure_of_a_fleet_over_http(small_client: TestClient, fleet: lis
 def test_the_map_is_made_once_and_filtered(
     embedded: Platform, small_client: TestClient, fleet: list[Frame], tmp_path: Path
 ) -> None:
-    assert small_client.get("/api/v1/map").json() == {"projection_id": None, "rows": [], "x": [], "y": []}
+    nothing = small_client.get("/api/v1/map").json()
+    assert (nothing["projection_id"], nothing["rows"], nothing["total"]) == (None, [], 0)
+    refused = small_client.post("/api/v1/map/select", json={"polygon": [[0, 0], [1, 0], [1, 1]]})
+    assert refused.status_code == 409
+    assert "mlpl map" in refused.json()["message"]
     png = tmp_path / "map.png"
     run = CliRunner().invoke(
         app, ["map", "--png", str(png), "--color", "timeofday", "--json"], env=embedded.settings.as_environment()
@@ -81,7 +87,43 @@ def test_the_map_is_made_once_and_filtered(
     shown = small_client.get("/api/v1/map", params={"where": "timeofday:night"}).json()
     assert shown["projection_id"] == made["projection_id"]
     assert shown["rows"] == [frame.row for frame in fleet if frame.attributes["timeofday"] == "night"]
-    assert len(shown["x"]) == len(shown["y"]) == 4
+    assert len(shown["x"]) == len(shown["y"]) == shown["total"] == 4
+
+
+def test_a_lasso_finds_what_lies_inside_and_is_a_search_term(
+    embedded: Platform, small_client: TestClient, fleet: list[Frame]
+) -> None:
+    structure.draw_map(embedded, Curator(embedded))
+    time.sleep(2 * FRESH_FOR_S)
+    every = small_client.get("/api/v1/map", params={"color": "timeofday"}).json()
+    assert every["waiting"] == 0
+    assert every["color"]["counts"] == [4, 4, 4]
+    assert [every["color"]["values"][code] for code in every["color"]["codes"]] == [
+        fleet[row].attributes["timeofday"] for row in every["rows"]
+    ]
+    few = small_client.get("/api/v1/map", params={"limit": 5, "color": "row_sharpness"})
+    assert few.status_code == 422
+    few = small_client.get("/api/v1/map", params={"limit": 5, "color": "sharpness"}).json()
+    assert (few["total"], len(few["rows"]), len(few["color"]["numbers"] or few["color"]["codes"])) == (12, 5, 5)
+    x, y = every["x"][3], every["y"][3]
+    left = {row for row, at in zip(every["rows"], every["x"], strict=True) if at < x + 1e-3}
+    polygon = [[-2, -2], [x + 1e-3, -2], [x + 1e-3, 2], [-2, 2]]
+    found = small_client.post("/api/v1/map/select", json={"polygon": polygon, "frames": 2}).json()
+    assert set(found["rows"]) == left
+    assert found["total"] == len(left)
+    assert found["frame_ids"] == [fleet[row].frame_id for row in sorted(left)[:2]]
+    searched = small_client.get("/api/v1/search", params={"where": found["where"] + " weather:rain", "k": 50}).json()
+    rainy = {row for row in left if fleet[row].attributes["weather"] == "rain"}
+    assert {hit["frame_id"] for hit in searched["hits"]} == {fleet[row].frame_id for row in rainy}
+    inside_box = small_client.get("/api/v1/map", params={"box": f"{x - 1e-3},{y - 1e-3},{x + 1e-3},{y + 1e-3}"}).json()
+    assert inside_box["rows"] == [every["rows"][3]]
+    ids = small_client.get("/api/v1/map/frames", params={"rows": "3,99,0"}).json()
+    assert ids == [fleet[3].frame_id, None, fleet[0].frame_id]
+    for bad in ({"polygon": [[0, 0], [1, 1]]}, {"polygon": [[0, 0], [1], [2, 2]]}, {"polygon": []}):
+        assert small_client.post("/api/v1/map/select", json=bad).status_code == 422
+    stale = small_client.get("/api/v1/search", params={"where": 'map:"000000000000 0,0 1,0 1,1"'})
+    assert stale.status_code == 422
+    assert "made anew" in stale.json()["message"]
 
 
 def test_commands_print_tables_and_json(embedded: Platform) -> None:
