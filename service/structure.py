@@ -67,7 +67,6 @@ def find_duplicates(
     threshold: float = duplicates.DEFAULT_THRESHOLD,
     max_hamming: int = duplicates.DEFAULT_HAMMING,
     within_drives: bool = False,
-    linkage: duplicates.Linkage = "keeper",
     progress: Progress | None = None,
 ) -> FoundDuplicates:
     """Groups the frames that match a filter; the sharpest of a group is kept, of equally sharp ones the earliest.
@@ -95,7 +94,6 @@ def find_duplicates(
         max_hamming=max_hamming,
         priority_N=priority_N,
         within_N=drive_N,
-        linkage=linkage,
         progress=progress,
     )
     return FoundDuplicates(

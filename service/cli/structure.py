@@ -34,7 +34,6 @@ def duplicates(
     within_drives: Annotated[
         bool, typer.Option("--within-drives", help="Compare frames of the same drive only.")
     ] = False,
-    chain: Annotated[bool, typer.Option("--chain", help="Keep one frame of all that are connected.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Groups to show.")] = 20,
     as_json: Json = False,
 ) -> None:
@@ -50,7 +49,6 @@ def duplicates(
             threshold=threshold,
             max_hamming=max_hamming,
             within_drives=within_drives,
-            linkage="chain" if chain else "keeper",
             progress=progress,
         )
         ids = _ids(opened, [int(row) for group in found.groups[:limit] for row in group])
