@@ -18,7 +18,7 @@ from selection.embedding import encoders
 from selection.fleet import frames
 from selection.ingest import ingest
 from selection.planning import saved_plans
-from selection.structure import projection
+from selection.structure import kept_novelty, projection, survey
 from training import models, workflows
 
 _OWNERS = (
@@ -27,6 +27,8 @@ _OWNERS = (
     encoders,
     shards,
     projection,
+    survey,
+    kept_novelty,
     saved_plans,
     concepts,
     labels,

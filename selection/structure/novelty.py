@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 from infra.errors import InvalidInput
 from selection.ranking.diversity import nearest_similarity
 
+_ITSELF = 1.0 - 1e-5
+"""Likeness of a row to itself, but for rounding."""
+
 
 class Novelty:
     """Cosine distance of each row to the nearest labelled row, kept up to date as labels come.
@@ -52,15 +55,22 @@ def rarity(
         Shape (N,), in [0, 2].
     """
     drawn = np.sort(np.random.default_rng(seed).choice(len(emb_ND), size=min(sample, len(emb_ND)), replace=False))
-    place_of = np.full(len(emb_ND), -1)
-    place_of[drawn] = np.arange(len(drawn))
+    return neighbour_distance(emb_ND, emb_ND[drawn], neighbours=neighbours)
+
+
+def neighbour_distance(
+    emb_ND: NDArray[np.float32], sample_SD: NDArray[np.float32], *, neighbours: int = 5
+) -> NDArray[np.float32]:
+    """Cosine distance to the `neighbours`-th nearest of a sample, shape (N,), in [0, 2]. A row of the sample is no neighbour of its own."""
     rare_N = np.zeros(len(emb_ND), dtype=np.float32)
-    wanted = min(neighbours, len(drawn) - 1)
+    wanted = min(neighbours, len(sample_SD) - 1)
     if wanted < 1:
         return rare_N
     for start in range(0, len(emb_ND), 2048):
-        near = emb_ND[start : start + 2048] @ emb_ND[drawn].T
-        own = np.flatnonzero(place_of[start : start + 2048] >= 0)
-        near[own, place_of[start : start + 2048][own]] = -np.inf  # A row is no neighbour of its own.
-        rare_N[start : start + 2048] = 1.0 - np.partition(near, -wanted, axis=1)[:, -wanted]
+        near = emb_ND[start : start + 2048] @ sample_SD.T
+        # Itself and its like to the last bit: one of them is left out, by being the nearest.
+        nearest = -np.partition(-near, wanted, axis=1)[:, : wanted + 1]
+        nearest.sort(axis=1)
+        itself = nearest[:, -1] > _ITSELF
+        rare_N[start : start + 2048] = 1.0 - np.where(itself, nearest[:, 0], nearest[:, 1])
     return np.clip(rare_N, 0.0, 2.0)

@@ -42,6 +42,8 @@ INDEXES: dict[str, list[IndexModel]] = {"projections": [IndexModel([("encoder_id
 METHOD = "tsne"
 SAMPLE = 3000
 LEAST_ROWS = 10
+GROWTH = 1.0
+"""When so many rows, as a share of those at the fit, have come since, the map is fitted again: places move, so that is seldom done."""
 
 _NEIGHBOURS = 10
 _BLOCK_ROWS = 2048

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ TRAITS = 3
 MOST_SLICES = 500
 _LEAST_ROWS = 5
 _MOST_VALUES = 200
+_TELLING_SHARE = 0.6
+"""An attribute that so many of a slice share says more about it than words do, of which an encoder is seldom sure."""
 
 PLACES: tuple[str, ...] = (
     "highway",
@@ -97,12 +100,38 @@ class Slice:
         rows: Its rows, nearest to its centre first.
         words: What it is nearest to, in comparison with the other slices, best first; none without an encoder.
         traits: What sets its attributes apart, most telling first.
+        centre: Of its embeddings, unit length, shape (D,).
     """
 
     number: int
     rows: NDArray[np.int64]
+    centre: NDArray[np.float32]
     words: tuple[str, ...]
     traits: tuple[Trait, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """What a slice is called.
+
+    Attributes:
+        name: Lower-case letters, digits and hyphens, another one for each slice: from its attributes where they tell, else from its words.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    traits: tuple[Trait, ...]
+
+
+def described(found: Sequence[Slice]) -> list[Described]:
+    """Names for slices, each once."""
+    names: list[str] = []
+    for one in found:
+        telling = [trait.value for trait in one.traits if trait.share >= _TELLING_SHARE][:2]
+        parts = telling or list(one.words[:2]) or ["slice"]
+        name = re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")[:40].strip("-") or "slice"
+        names.append(name if name not in names else f"{name}-{one.number}")
+    return [Described(name=name, words=one.words, traits=one.traits) for name, one in zip(names, found, strict=True)]
 
 
 def prompts(vocabulary: Sequence[str] = VOCABULARY) -> list[str]:
@@ -148,6 +177,7 @@ def slices(
                 Slice(
                     number=len(found),
                     rows=rows[inside[np.argsort(-near_N[inside], kind="stable")]],
+                    centre=centres[old],
                     words=words[old],
                     traits=_traits(columns, rows[inside], rows) if columns is not None else (),
                 )

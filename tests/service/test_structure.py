@@ -18,7 +18,7 @@ from infra.errors import InvalidInput
 from infra.platform import Platform
 from selection.embedding.embed import embed_missing
 from selection.fleet.frames import Frame
-from service import map_picture, structure
+from service import map_picture, reconcile, structure
 from service.app import create_app
 from service.cli.main import app
 from service.curator import Curator
@@ -52,9 +52,9 @@ def test_the_structure_of_a_fleet_over_http(small_client: TestClient, fleet: lis
     assert inside["groups"]
     assert all(drive_of[one] == drive_of[group["keep"]] for group in inside["groups"] for one in group["duplicates"])
 
-    slices = small_client.get("/api/v1/slices", params={"count": 3}).json()
-    assert sum(one["frames"] for one in slices) == len(fleet)
-    assert all(len(one["words"]) == 3 and one["novelty"] is None for one in slices)
+    unsurveyed = small_client.get("/api/v1/slices")
+    assert unsurveyed.status_code == 422
+    assert "mlpl survey" in unsurveyed.json()["message"]
 
     covered = small_client.get("/api/v1/coverage", params={"by": "timeofday,weather"}).json()
     assert {tuple(cell["values"]): (cell["frames"], cell["labelled"]) for cell in covered["cells"]} == {
@@ -64,6 +64,47 @@ def test_the_structure_of_a_fleet_over_http(small_client: TestClient, fleet: lis
     }
     assert small_client.get("/api/v1/coverage", params={"by": "nonsense"}).status_code == 422
     assert small_client.get("/api/v1/slices", params={"task": "nothing"}).status_code == 404
+
+
+def test_a_survey_answers_requests_and_search_terms(
+    embedded: Platform, small_client: TestClient, fleet: list[Frame]
+) -> None:
+    curator = Curator(embedded)
+    assert reconcile.survey(embedded, curator)
+    assert not reconcile.survey(embedded, curator)
+    time.sleep(2 * FRESH_FOR_S)
+    slices = small_client.get("/api/v1/slices").json()
+    assert sum(one["frames"] for one in slices) == len(fleet)
+    assert all(len(one["words"]) == 3 and one["novelty"] is None for one in slices)
+    for one in slices:
+        found = small_client.get("/api/v1/search", params={"where": f"slice:{one['name']}", "k": 50}).json()
+        assert found["total"] == one["frames"]
+        assert set(one["examples"]) <= {hit["frame_id"] for hit in found["hits"]}
+    anew = structure.find_duplicates(embedded, curator)
+    kept = small_client.get("/api/v1/duplicates").json()
+    assert (kept["frames"], kept["kept"], kept["waiting"]) == (12, anew.kept, 0)
+    assert [[fleet[row].frame_id for row in group] for group in anew.groups] == [
+        [group["keep"], *group["duplicates"]] for group in kept["groups"]
+    ]
+    counted = {
+        where: small_client.get("/api/v1/search", params={"where": where}).json()["total"]
+        for where in ("is:keeper", "is:duplicate", "rarity:>0.5", "novelty:>0.5", "rarity:0..1")
+    }
+    assert counted["is:keeper"] == anew.kept
+    assert counted["is:duplicate"] == 12 - anew.kept
+    assert 0 < counted["rarity:>0.5"] < 12
+    assert (counted["novelty:>0.5"], counted["rarity:0..1"]) == (0, 12)
+    for where, said in (
+        ("is:nice", "keeper or duplicate"),
+        ("slice:none", "there is no slice"),
+        ("rarity:high", "0 to 1"),
+    ):
+        refused = small_client.get("/api/v1/search", params={"where": where})
+        assert refused.status_code == 422
+        assert said in refused.json()["message"]
+    assert small_client.get("/api/v1/map").json()["total"] == 12
+    coloured = small_client.get("/api/v1/map", params={"color": "slice"}).json()["color"]
+    assert sum(coloured["counts"]) == 12
 
 
 def test_the_map_is_made_once_and_filtered(
