@@ -193,8 +193,8 @@ def join(
     with leases.try_hold(platform.database, f"survey/{survey.encoder_id}") as lease:
         if lease is None:
             return 0
-        keeper_N = values.all("keeper")
-        known = np.flatnonzero(keeper_N == np.arange(len(keeper_N)))
+        known = np.unique(values.all("keeper"))  # Those whose own shard was lost are kept, too.
+        known = known[known >= 0]
         keepers = Keepers(threshold=survey.threshold, max_hamming=survey.max_hamming)
         for start in range(0, len(known), _BLOCK_ROWS):
             part = known[start : start + _BLOCK_ROWS]
