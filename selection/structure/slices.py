@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import InvalidInput
-from selection.fleet.columns import Columns
+from selection.fleet.columns import MEASURED_KEYS, Columns
 
 WORDS = 3
 TRAITS = 3
@@ -72,6 +72,10 @@ THINGS += (
     "a bicycle lane",
     "traffic cones",
 )
+SCENE_KEYS = frozenset(
+    {"timeofday", "time_of_day", "weather", "scene", "road", "road_type", "surface", "lighting", "season", "traffic"}
+)
+"""Attributes that say what is to be seen; slices are called by these, not by drives, sources or licences."""
 VOCABULARY: tuple[str, ...] = PLACES + WEATHER + LIGHT + THINGS
 """What slices are called by; texts for the encoder are made of it by `prompts`."""
 
@@ -127,7 +131,7 @@ def described(found: Sequence[Slice]) -> list[Described]:
     """Names for slices, each once."""
     names: list[str] = []
     for one in found:
-        telling = [trait.value for trait in one.traits if trait.share >= _TELLING_SHARE][:2]
+        telling = [t.value for t in one.traits if t.key in SCENE_KEYS and t.share >= _TELLING_SHARE][:2]
         parts = telling or list(one.words[:2]) or ["slice"]
         name = re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")[:40].strip("-") or "slice"
         names.append(name if name not in names else f"{name}-{one.number}")
@@ -223,9 +227,11 @@ def _words(
 
 
 def _traits(columns: Columns, inside: NDArray[np.int64], everything: NDArray[np.int64]) -> tuple[Trait, ...]:
-    """Values by the z-score of their share, as if the slice had been drawn from the fleet at random."""
+    """Values by the z-score of their share, as if the slice had been drawn from the fleet at random; those about the scene first."""
     rated: list[tuple[float, Trait]] = []
     for key in columns.keys:
+        if key in MEASURED_KEYS:
+            continue
         codes, values = columns.codes(key)
         if not 1 < len(values) <= _MOST_VALUES or len(codes) <= int(everything.max()):
             continue
@@ -238,5 +244,5 @@ def _traits(columns: Columns, inside: NDArray[np.int64], everything: NDArray[np.
         for code in np.flatnonzero((z > 3.0) & (counts >= min(_LEAST_ROWS, len(inside)))).tolist():
             trait = Trait(key=key, value=values[code], share=float(share[code]), fleet_share=float(fleet_share[code]))
             rated.append((float(z[code]), trait))
-    rated.sort(key=lambda one: (-one[0], one[1].key, one[1].value))
+    rated.sort(key=lambda one: (one[1].key not in SCENE_KEYS, -one[0], one[1].key, one[1].value))
     return tuple(trait for _, trait in rated[:TRAITS])

@@ -216,7 +216,7 @@ def _fit(
     random = np.random.default_rng(seed)
     drawn = np.sort(random.choice(embedded, size=min(_SAMPLE, len(embedded)), replace=False))
     sample_ND = index.vectors(drawn)
-    wanted = count or int(np.clip(len(embedded) // 25, 2, 40))
+    wanted = count or int(np.clip(len(embedded) // 50, 2, 40))
     found = slices.slices(sample_ND, drawn, count=wanted, columns=columns, text_emb=text_emb, seed=seed)
     centres = np.stack([one.centre for one in found])
     rare = sample_ND[np.sort(random.permutation(len(drawn))[:_RARITY_SAMPLE])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -100,6 +101,10 @@ def test_slices_are_the_clusters_with_their_words_and_attributes(fleet: Fleet) -
     assert [sorted(one.rows.tolist()) for one in found] == [rows[kind == i].tolist() for i in range(3)]
     assert [one.words[0] for one in found] == ["sun", "umbrellas", "sledges"]
     assert [(t.key, t.value, t.share) for t in found[2].traits] == [("weather", "snow", 1.0)]
+    # Called by the weather where most have the same, else by words, and each once.
+    assert [one.name for one in slices.described(found)] == ["clear", "rain", "snow"]
+    twice = slices.described([replace(one, traits=(), words=("a Wet road", "fog")) for one in found])
+    assert [one.name for one in twice] == ["a-wet-road-fog", "a-wet-road-fog-1", "a-wet-road-fog-2"]
     again = slices.slices(emb, rows, count=3)
     assert [one.rows.tolist() for one in again] == [one.rows.tolist() for one in found]
     assert again[0].words == ()
