@@ -132,10 +132,25 @@ def described(found: Sequence[Slice]) -> list[Described]:
     names: list[str] = []
     for one in found:
         telling = [t.value for t in one.traits if t.key in SCENE_KEYS and t.share >= _TELLING_SHARE][:2]
-        parts = telling or list(one.words[:2]) or ["slice"]
+        words = _believable(one)
+        parts = telling or list(words[:2]) or ["slice"]
         name = re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")[:40].strip("-") or "slice"
         names.append(name if name not in names else f"{name}-{one.number}")
-    return [Described(name=name, words=one.words, traits=one.traits) for name, one in zip(names, found, strict=True)]
+    return [
+        Described(name=name, words=_believable(one), traits=one.traits) for name, one in zip(names, found, strict=True)
+    ]
+
+
+def _believable(one: Slice) -> tuple[str, ...]:
+    """A slice's words without those about light and weather where an attribute tells otherwise: encoders are seldom sure of words."""
+    said = {trait.key: trait.value.casefold() for trait in one.traits if trait.share >= _TELLING_SHARE}
+    light, weather = (said.get(key, "")[:3] for key in ("timeofday", "weather"))  # `rainy` goes with `rain`.
+    return tuple(
+        word
+        for word in one.words
+        if not (light and word in LIGHT and light not in word)
+        and not (weather and word in WEATHER and weather not in word)
+    )
 
 
 def prompts(vocabulary: Sequence[str] = VOCABULARY) -> list[str]:

@@ -105,6 +105,9 @@ def test_slices_are_the_clusters_with_their_words_and_attributes(fleet: Fleet) -
     assert [one.name for one in slices.described(found)] == ["clear", "rain", "snow"]
     twice = slices.described([replace(one, traits=(), words=("a Wet road", "fog")) for one in found])
     assert [one.name for one in twice] == ["a-wet-road-fog", "a-wet-road-fog-1", "a-wet-road-fog-2"]
+    day = slices.Trait(key="timeofday", value="day", share=0.9, fleet_share=0.3)
+    doubted = slices.described([replace(found[0], traits=(day,), words=("at dusk", "in daylight", "trees"))])
+    assert doubted[0].words == ("in daylight", "trees")
     again = slices.slices(emb, rows, count=3)
     assert [one.rows.tolist() for one in again] == [one.rows.tolist() for one in found]
     assert again[0].words == ()
