@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from infra.platform import Platform
 from selection.columnar.recent import Recent
-from selection.structure import kept_novelty, projection, survey
+from selection.structure import novelty, projection, survey
 from selection.structure.projection import Projection
 from selection.structure.row_values import RowValues
 from selection.structure.survey import Survey
@@ -160,10 +160,10 @@ class KeptStructure:
             self._survey.values.refresh()
 
     def _look_for_novelty(self, encoder_id: str) -> None:
-        producer = kept_novelty.current(self._platform.database, encoder_id)
+        producer = novelty.current(self._platform.database, encoder_id)
         if producer is None:
             self._novelty = None
         elif self._novelty is None or self._novelty.producer != producer:
-            self._novelty = kept_novelty.kept(self._platform, producer)
+            self._novelty = novelty.kept(self._platform, producer)
         if self._novelty is not None:
             self._novelty.refresh()

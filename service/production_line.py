@@ -18,7 +18,7 @@ from selection.embedding import encoders
 from selection.fleet import frames
 from selection.ingest import ingest
 from selection.planning import saved_plans
-from selection.structure import kept_novelty, projection, survey
+from selection.structure import novelty, projection, survey
 from training import models, workflows
 
 _OWNERS = (
@@ -28,7 +28,7 @@ _OWNERS = (
     shards,
     projection,
     survey,
-    kept_novelty,
+    novelty,
     saved_plans,
     concepts,
     labels,

@@ -104,12 +104,13 @@ def survey_fleet(
 
 def keep_up(platform: Platform, curator: Curator) -> bool:
     """Surveys, places on the map and measures the novelty of what has come; whether anything had."""
-    from selection.structure import kept_novelty, survey
+    from selection.structure import novelty, survey
 
     db, encoder_id = platform.database, curator.encoder_id()
     rows = survey.surveyable(platform, encoder_id)
     current = survey.current(db, encoder_id)
-    if not rows:
+    embedded = curator.index().size if rows else 0
+    if not embedded:
         return False
     changed = False
     waiting = rows - (shards.row_total(db, "surveys", current.survey_id) if current else 0)
@@ -121,16 +122,16 @@ def keep_up(platform: Platform, curator: Curator) -> bool:
         except Conflict:
             return False
     drawn = projection.current(db, encoder_id)
-    if rows >= projection.LEAST_ROWS:
+    if embedded >= projection.LEAST_ROWS:
         refit = drawn is None or rows > drawn.fleet_rows * (1 + projection.GROWTH)
         waiting = rows - (shards.row_total(db, "projections", drawn.projection_id) if drawn else 0)
         if refit or _worth(db, "projections", drawn.projection_id if drawn else None, waiting, rows):
             changed = draw_map(platform, curator, fit_again=refit)[1] > 0 or changed
     state = str(db.labels.estimated_document_count())
-    if state == "0" or kept_novelty.is_current(db, encoder_id, state=state, rows=rows):
+    if state == "0" or novelty.is_current(db, encoder_id, state=state, rows=rows):
         return changed
     labelled = np.flatnonzero(labelled_mask(platform, None, rows=rows))
-    return kept_novelty.update(platform, curator.index(), labelled, rows=rows, state=state) > 0 or changed
+    return novelty.update(platform, curator.index(), labelled, rows=rows, state=state) > 0 or changed
 
 
 def _worth(db: Db, kind: shards.ShardKind, producer: str | None, waiting: int, rows: int) -> bool:
@@ -157,7 +158,7 @@ def kept_duplicates(curator: Curator, *, where: str = "") -> FoundDuplicates | N
     rows = _matching(curator, where)
     keeper_N = found.values.at("keeper", rows)
     surveyed = keeper_N >= 0
-    if surveyed.mean() < 0.5 if len(rows) else False:
+    if len(rows) and surveyed.mean() < 0.5:
         return None
     rows, keeper_N = rows[surveyed], keeper_N[surveyed]
     groups = duplicates.groups_of(rows, keeper_N)

@@ -28,7 +28,7 @@ from selection import shards
 from selection.fleet import frames
 from selection.structure import duplicates, slices
 from selection.structure.keepers import Keepers, Likeness, Rows
-from selection.structure.novelty import neighbour_distance
+from selection.structure.rarity import neighbour_distance
 from selection.structure.row_values import Column, RowValues
 from selection.structure.slices import Described, Trait
 

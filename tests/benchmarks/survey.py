@@ -21,7 +21,7 @@ from selection import shards
 from selection.embedding import embed
 from selection.embedding.index import VectorIndex
 from selection.fleet import frames
-from selection.structure import kept_novelty, projection, survey
+from selection.structure import novelty, projection, survey
 from selection.structure.row_values import RowValues
 from service.production_line import open_line
 from tests.benchmarks.vectors import ClipLike
@@ -65,8 +65,8 @@ def main(rows: int, home: Path) -> None:
         _time("map, fit", lambda: fitted.append(projection.fit(platform, index, rows=every)))
         _time("map, place", lambda: projection.project_missing(platform, fitted[0], index))
         labelled = np.sort(np.random.default_rng(0).choice(rows, LABELLED, replace=False))
-        _time("novelty, 5000 labels", lambda: kept_novelty.update(platform, index, labelled[50:], rows=rows))
-        _time("novelty, 50 labels more", lambda: kept_novelty.update(platform, index, labelled, rows=rows))
+        _time("novelty, 5000 labels", lambda: novelty.update(platform, index, labelled[50:], rows=rows))
+        _time("novelty, 50 labels more", lambda: novelty.update(platform, index, labelled, rows=rows))
         more = rows // 100
         _store(platform, rows + more)
         index.refresh()

@@ -13,7 +13,7 @@ from infra.errors import InvalidInput
 from selection import shards
 from selection.embedding.index import VectorIndex
 from selection.fleet.columns import Columns
-from selection.structure import kept_novelty, survey
+from selection.structure import novelty, survey
 from selection.structure.duplicates import near_duplicate_groups
 from tests.benchmarks.vectors import ClipLike
 from tests.selection.conftest import ENCODER, Fleet
@@ -23,7 +23,7 @@ class Surveyed:
     """A fleet that grows, with its index and columns as of now."""
 
     def __init__(self, fleet: Fleet, rows: int) -> None:
-        documents.ensure_indexes(fleet.platform.database, survey.INDEXES | kept_novelty.INDEXES)
+        documents.ensure_indexes(fleet.platform.database, survey.INDEXES | novelty.INDEXES)
         self.fleet, self.platform = fleet, fleet.platform
         self.emb_ND = ClipLike(rows=rows, dimension=64).all()
         self.index = VectorIndex(fleet.platform, ENCODER)
@@ -133,10 +133,10 @@ def test_novelties_follow_labels_and_rows(fleet: Fleet) -> None:
     here.grow(200)
 
     def check(labelled: list[int], *, rows: int) -> None:
-        kept_novelty.update(here.platform, here.index, np.array(labelled, dtype=np.int64), rows=rows)
-        producer = kept_novelty.current(here.platform.database, ENCODER)
+        novelty.update(here.platform, here.index, np.array(labelled, dtype=np.int64), rows=rows)
+        producer = novelty.current(here.platform.database, ENCODER)
         assert producer is not None
-        values = kept_novelty.kept(here.platform, producer)
+        values = novelty.kept(here.platform, producer)
         values.refresh()
         emb = here.index.vectors(np.arange(rows))
         assert values.all("novelty") == pytest.approx(1 - (emb @ emb[labelled].T).max(axis=1), abs=1e-5)
@@ -151,6 +151,6 @@ def test_novelties_follow_labels_and_rows(fleet: Fleet) -> None:
     db = here.platform.database
     assert db.novelties.count_documents({}) == 1
     assert len(db.shards.distinct("producer", {"kind": "novelties"})) == 1
-    assert not kept_novelty.is_current(db, ENCODER, state="7", rows=300)
-    assert kept_novelty.update(here.platform, here.index, np.array([3, 250]), rows=300, state="7") == 0
-    assert kept_novelty.is_current(db, ENCODER, state="7", rows=300)
+    assert not novelty.is_current(db, ENCODER, state="7", rows=300)
+    assert novelty.update(here.platform, here.index, np.array([3, 250]), rows=300, state="7") == 0
+    assert novelty.is_current(db, ENCODER, state="7", rows=300)
