@@ -7,7 +7,8 @@ its record loses the record, and so its rows are a gap again that the reconciler
 Kinds: `vectors` (producer: an encoder) with `row: int64` and `vector: fixed_size_list<float16>[d]` of unit length, null where a frame
 cannot be encoded; `predictions` (producer: a model) with `row`, `probability: fixed_size_list<float32>[classes]`, one float32 column an
 acquisition score and what else the task's kind has, see `selection.scores.tables`; `projections` (producer: an encoder and a way of
-projecting) with `row`, `x` and `y`, float32, null where there is no vector.
+projecting) with `row`, `x` and `y`, float32, null where there is no vector; `surveys` and `novelties`
+with `row` and the columns that `selection.structure.survey` and `.novelty` name.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from selection.fleet import frames
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ShardKind = Literal["vectors", "predictions", "projections"]
+ShardKind = Literal["vectors", "predictions", "projections", "surveys", "novelties"]
 
 FORMAT_VERSION = 1
 BLOCK_ROWS = 4096

@@ -15,6 +15,7 @@ from selection.columnar.recent import Recent
 from selection.embedding import encoders
 from selection.fleet import filters
 from selection.fleet.filters import Filter, Term, ValueTerm, parse_filter
+from service.kept_structure import KeptStructure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,6 +87,7 @@ class Curator:
         self._columns: Columns | None = None
         self._index: VectorIndex | None = None
         self._encoder: Encoder | None = None
+        self._structure = KeptStructure(platform, encoder_id=self.encoder_id)
         self._texts: Recent[NDArray[np.float32]] = Recent(KEPT_TEXTS)
         self._is_kept_fresh = False
         self._kept_choice: EncoderChoice | None = None
@@ -151,6 +153,7 @@ class Curator:
         """The filter columns as of now."""
         from selection.fleet.columns import Columns
         from service.search_terms import ConceptTerms, LineTerms
+        from service.structure_terms import StructureTerms
 
         with self._columns_lock:
             is_new = self._columns is None
@@ -161,10 +164,15 @@ class Curator:
                 )
                 self._columns.provide(LineTerms(self._platform))
                 self._columns.provide(ConceptTerms(self._platform, index=self.index))
+                self._columns.provide(StructureTerms(self._structure))
             columns = self._columns
         if is_new or not columns.rows or not self._is_kept_fresh:
             columns.refresh()
         return columns
+
+    def structure(self) -> KeptStructure:
+        """What was worked out beforehand about the fleet's structure: the map."""
+        return self._structure
 
     def mask(self, where: str) -> NDArray[np.bool_]:
         """Which rows match a filter, shape (rows,); the caller's own to change.

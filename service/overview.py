@@ -12,6 +12,7 @@ from selection.embedding import encoders, switching
 from selection.embedding.index import built_status
 from selection.fleet import frames
 from selection.ingest import rejects
+from selection.structure import survey
 from training import models, provenance
 
 
@@ -28,8 +29,14 @@ def overview(platform: Platform) -> dict[str, Any]:
         "encoder": {"id": encoder_id, "notice": chosen.notice if chosen else None},
         "encoders": [asdict(one) for one in switching.known(platform)],
         "index": built_status(platform, encoder_id).as_json() if encoder_id else None,
+        "surveyed": _surveyed(platform, encoder_id) if encoder_id else 0,
         "tasks": [_task(platform, task) for task in tasks.list_all(db)],
     }
+
+
+def _surveyed(platform: Platform, encoder_id: str) -> int:
+    found = survey.current(platform.database, encoder_id)
+    return shards.row_total(platform.database, "surveys", found.survey_id) if found else 0
 
 
 def _task(platform: Platform, task: tasks.Task) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from selection.embedding import encoders
 from selection.fleet import frames
 from selection.ingest import ingest
 from selection.planning import saved_plans
-from selection.structure import projection
+from selection.structure import novelty, projection, survey
 from training import models, workflows
 from training.importing import importing
 
@@ -28,6 +28,8 @@ _OWNERS = (
     encoders,
     shards,
     projection,
+    survey,
+    novelty,
     saved_plans,
     concepts,
     labels,

@@ -84,6 +84,16 @@ def index(platform: Platform, curator: Curator) -> bool:
     return curator.index().build() > 0
 
 
+def survey(platform: Platform, curator: Curator) -> bool:
+    """Keeps the survey, the novelties and the map of the fleet up to date; rows that drip in are waited for until they are worth a shard."""
+    from selection.embedding import encoders
+    from service import structure
+
+    if encoders.current_encoder_id(platform) is None:
+        return False
+    return structure.keep_up(platform, curator)
+
+
 def predict(platform: Platform) -> bool:
     """Gives every row predictions from each task's current model; those of an imported one come with its files."""
     from selection import shards
@@ -188,6 +198,7 @@ class Reconcilers:
             "see": lambda: see(platform),
             "embed": lambda: embed(platform, curator),
             "index": lambda: index(platform, curator),
+            "survey": lambda: survey(platform, curator),
             "predict": lambda: predict(platform),
             "annotate": lambda: annotate(platform, clock=clock),
             "trigger": lambda: trigger(platform, clock=clock),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 EVALUATION_SHARE = 0.2
 EVALUATION_ENOUGH = 50
+SURVEYED_ENOUGH = 0.9
 DRAWN_FOR_EVALUATION = "drawn at random from the drives held out for evaluation"
 
 
@@ -156,14 +157,43 @@ class FleetSources:
         return self._vectors().vectors(rows)
 
     def codes(self, key: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-        """An attribute by row."""
+        """An attribute, or the slice, by row."""
+        if key == "slice":
+            from service.structure import slice_codes
+
+            return slice_codes(self._curator)
         return self._curator.columns().codes(key)
 
-    def keepers(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64]:
-        """Who stands for whom among near-duplicates; whoever comes first stays."""
-        from selection.structure.duplicates import near_duplicate_groups
+    def surveyed_groups(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64] | None:
+        """The keeper of each row as surveyed, a row that came since its own; None where the survey's thresholds are others, or many came since."""
+        found = self._curator.structure().survey()
+        if found is None or (found.survey.threshold, found.survey.max_hamming) != (how.threshold, how.max_hamming):
+            return None
+        surveyed = (found.values.at("keeper", rows) >= 0).mean() if len(rows) else 1.0
+        return found.keepers(rows) if surveyed >= SURVEYED_ENOUGH else None
 
-        return near_duplicate_groups(self.vectors(rows), threshold=how.threshold).keeper_N
+    def groups(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64]:
+        """The keeper's position among the rows, which are compared now."""
+        from selection.structure.duplicates import near_duplicate_groups
+        from selection.structure.survey import HalfVectors, hashes_of
+
+        order = np.argsort(rows, kind="stable")
+        hashes_N = np.zeros(len(rows), dtype=np.uint64)
+        if how.max_hamming is not None:
+            hashes_N[order] = hashes_of(self._platform, rows[order])
+        return near_duplicate_groups(
+            HalfVectors(self._vectors(), rows) if self.embedded(rows).any() else None,
+            threshold=how.threshold,
+            hashes_N=hashes_N,
+            max_hamming=how.max_hamming or 0,
+            priority_N=self.preference(rows),
+        ).keeper_N
+
+    def preference(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The sharpest and best exposed first."""
+        from selection.structure.survey import quality_order
+
+        return quality_order(self._curator.columns(), rows)
 
     def _vectors(self) -> VectorIndex:
         if self._index is None:

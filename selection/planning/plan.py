@@ -99,15 +99,19 @@ class ScoreTerm(_Part):
 
 
 class NearDuplicates(_Part):
-    """How alike two frames must be for one of them to leave.
+    """How alike two frames must be for one of them to leave: of each group of the pool the sharpest and best exposed stays.
+
+    The fleet's survey answers for its own thresholds (the defaults here); for others the frames of the pool are compared anew.
 
     Attributes:
         threshold: Cosine similarity from which two frames are the same scene.
-        among: So many of the best frames are compared; the others leave. Bounds the time.
-        of_labelled: Frames as near to one that is labelled or in a batch leave, too.
+        max_hamming: Bits in which the perceptual hashes of two frames of the same scene may differ. None: embeddings alone count.
+        among: When frames are compared anew, so many of the pool are, drawn at random; the others leave. Bounds the time.
+        of_labelled: Groups of which a frame is labelled or in a batch leave, too.
     """
 
-    threshold: float = Field(default=0.95, gt=0.0, le=1.0)
+    threshold: float = Field(default=0.95, ge=0.5, le=1.0)
+    max_hamming: int | None = Field(default=4, ge=0, le=12)
     among: int = Field(default=100_000, ge=1, le=5_000_000)
     of_labelled: bool = True
 

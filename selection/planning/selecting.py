@@ -45,8 +45,14 @@ class Sources(Protocol):
             InvalidInput: There is no such attribute.
         """
 
-    def keepers(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64]:
-        """For each of some embedded rows the position (among them) of the one that stands for its near-duplicates."""
+    def surveyed_groups(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64] | None:
+        """For each row a number that its near-duplicates share, worked out beforehand; None where that was not done by these thresholds."""
+
+    def groups(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64]:
+        """For each row a number that its near-duplicates among these rows share; the rows are compared now."""
+
+    def preference(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """For each row its place when one of a group is kept: 0 for the best picture of all, each place once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,12 +151,13 @@ def select(
     if not len(pool) or wanted < 1:
         return Selection(choices=[], stages=stages)
     _check_values(plan, sources)
+    if plan.near_duplicates is not None:
+        pool, note = _without_near_duplicates(plan, pool, taken=taken, sources=sources)
+        stages.append(Stage(name="near_duplicates", frames=len(pool), note=note))
+        if not len(pool):
+            return Selection(choices=[], stages=stages)
     ordered = _order(plan, pool, sources=sources)
     stages.append(Stage(name="scored", frames=ordered.scored, note="" if ordered.scored else ordered.why))
-    if plan.near_duplicates is not None:
-        known = taken[sources.embedded(taken)] if plan.near_duplicates.of_labelled else taken[:0]
-        ordered, note = _without_near_duplicates(plan.near_duplicates, ordered, known=known, sources=sources)
-        stages.append(Stage(name="near_duplicates", frames=len(ordered.rows), note=note))
     return _Choosing(plan, ordered, taken=taken, sources=sources, budget=wanted, stages=stages).run()
 
 
@@ -192,25 +199,34 @@ def _combined(plan: Plan, terms: Mapping[str, NDArray[np.float32]]) -> NDArray[n
 
 
 def _without_near_duplicates(
-    how: NearDuplicates, ordered: _Ordered, *, known: NDArray[np.int64], sources: Sources
-) -> tuple[_Ordered, str]:
-    """The best of each group of near-duplicates, and none that is near to a known row."""
-    embedded = np.flatnonzero(sources.embedded(ordered.rows))
-    compared, beyond = embedded[: how.among], embedded[how.among :]
-    if not len(compared):
-        return ordered, "no frame has a vector yet"
-    # Known rows first, then the best: whoever comes first in its group stays.
-    keeper = sources.keepers(np.concatenate([known, ordered.rows[compared]]), how)
-    _, first = np.unique(keeper, return_index=True)
-    kept = first[first >= len(known)] - len(known)
-    leaving = np.zeros(len(ordered.rows), dtype=bool)
-    leaving[compared] = True
-    leaving[compared[kept]] = False
-    leaving[beyond] = True
-    note = f"{len(compared) - len(kept)} of the best {len(compared)} were near another" + (
-        f"; {len(beyond)} below them were not looked at" if len(beyond) else ""
+    plan: Plan, pool: NDArray[np.int64], *, taken: NDArray[np.int64], sources: Sources
+) -> tuple[NDArray[np.int64], str]:
+    """The best picture of each group of near-duplicates, and none of a group that a taken row is in; ascending."""
+    how = plan.near_duplicates
+    assert how is not None
+    pool = np.sort(pool)
+    known = taken if how.of_labelled else taken[:0]
+    both = np.concatenate([known, pool])
+    beyond = ""
+    group = sources.surveyed_groups(both, how)
+    if group is None:
+        if len(pool) > how.among:
+            drawn = np.sort(np.random.default_rng(plan.seed).choice(len(pool), size=how.among, replace=False))
+            beyond = f"; {len(pool) - how.among} others were not looked at"
+            pool = pool[drawn]
+            both = np.concatenate([known, pool])
+        group = sources.groups(both, how)
+    taken_groups, group = group[: len(known)], group[len(known) :]
+    place = sources.preference(pool)
+    order = np.lexsort((place, group))
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = group[order][1:] != group[order][:-1]
+    best = np.sort(order[first])
+    kept = best[~np.isin(group[best], taken_groups)]
+    note = f"{len(pool) - len(best)} were near another" + (
+        f", {len(best) - len(kept)} near one that is taken" if len(known) else ""
     )
-    return ordered.keep(np.flatnonzero(~leaving)), note
+    return pool[kept], note + beyond
 
 
 def _check_values(plan: Plan, sources: Sources) -> None:

@@ -1,25 +1,27 @@
 """Near-duplicates: groups of frames that show the same, by embedding and by perceptual hash, with one frame to keep of each.
 
-All pairs are never held, nor looked at. Rows are sorted into cells around rows drawn from the fleet itself, so dense regions get many
-cells, and each row is compared with the rows of the few cells nearest to it (the inverted file of Jegou et al., "Product Quantization for
-Nearest Neighbor Search", PAMI 2011, with the probing of several lists). A pair so close that it counts as duplicate lies in cells that
-are near to both, so next to none is missed. Hashes are compared where one of `max_hamming + 1` bands of bits agrees: of two
-hashes that differ in `max_hamming` bits, one band must (Norouzi et al., "Fast Search in Hamming Space with Multi-Index Hashing", CVPR 2012),
-so of those pairs none is missed.
+What a group is follows from what it is for: putting frames aside without losing anything. So every frame that is put aside is itself a
+duplicate of its keeper (cosine similarity or hash), its keeper is at least as good as it is, and no two keepers are duplicates of one
+another. Groups of all that hangs together through pairs (connected components) would be larger and need fewer keepers, but along a drive each
+frame is like the next one, and the ends of such a chain show different places.
+
+That is the greedy cover of the fleet by its best frames: in order of preference, whoever no keeper shows becomes one. It is carried out in
+blocks: a block is compared with the keepers so far (`selection.structure.keepers`), and what is left of it with itself. So all pairs are
+never held, nor looked at, vectors are only read in blocks, and rows that come later join the keepers that are there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import InvalidInput
+from selection.structure.keepers import Keepers, Likeness, Rows
 
-Linkage = Literal["keeper", "chain"]
 Progress = Callable[[int, int], None]
 
 DEFAULT_THRESHOLD = 0.95
@@ -28,12 +30,18 @@ MOST_HAMMING = 12
 WORKING_MEMORY_BYTES = 512 * 2**20
 """What grouping 100,000 rows may take beside its arguments; a test holds it to that."""
 
-_PROBES = 4
-_CELL_ROWS = 200
-_MOST_CELLS = 2048
-_TILE = 2**21
-_PENDING = 2**18
+_BLOCK_ROWS = 8192
 _COVER_ROWS = 1024
+
+
+class Vectors(Protocol):
+    """Vectors by position; an array is one."""
+
+    def __len__(self) -> int:
+        """How many."""
+
+    def __getitem__(self, positions: NDArray[np.int64], /) -> NDArray[np.floating]:
+        """Shape (len(positions), D), unit length; zeros where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +50,9 @@ class DuplicateGroups:
 
     Attributes:
         keeper_N: Position of each row's keeper, its own where it is one.
-        cluster_N: Lowest position of all rows that a row is connected to through pairs of duplicates, its own where it has none.
     """
 
     keeper_N: NDArray[np.int64]
-    cluster_N: NDArray[np.int64]
 
     @property
     def keepers(self) -> NDArray[np.int64]:
@@ -55,279 +61,162 @@ class DuplicateGroups:
 
     def groups(self) -> list[NDArray[np.int64]]:
         """Positions of each group of two and more, its keeper first and the others ascending; larger groups first, then by keeper."""
-        order = np.argsort(self.keeper_N, kind="stable")
-        sizes = np.bincount(self.keeper_N, minlength=len(self.keeper_N))
-        parts = np.split(order, np.cumsum(sizes)[:-1]) if len(order) else []
-        found = [np.concatenate([[keeper], part[part != keeper]]) for keeper, part in enumerate(parts) if len(part) > 1]
-        return sorted(found, key=lambda group: (-len(group), int(group[0])))
+        return groups_of(np.arange(len(self.keeper_N)), self.keeper_N)
+
+
+def groups_of(rows: NDArray[np.int64], keeper_N: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Groups of two and more of some rows, ascending, by their keepers, which need not be among them.
+
+    Returns:
+        The keeper first where it is among the rows, the others ascending; larger groups first, then by keeper.
+    """
+    order = np.lexsort((rows, rows != keeper_N, keeper_N))
+    starts = np.flatnonzero(np.diff(keeper_N[order], prepend=-1))
+    sizes = np.diff(np.append(starts, len(order)))
+    chosen = np.flatnonzero(sizes > 1)
+    chosen = chosen[np.argsort(-sizes[chosen], kind="stable")]
+    return [rows[order[starts[i] : starts[i] + sizes[i]]] for i in chosen.tolist()]
 
 
 def near_duplicate_groups(
-    emb_ND: NDArray[np.floating] | None,
+    emb_ND: Vectors | None,
     *,
     threshold: float = DEFAULT_THRESHOLD,
     hashes_N: NDArray[np.uint64] | None = None,
     max_hamming: int = DEFAULT_HAMMING,
     priority_N: NDArray[np.int64] | None = None,
     within_N: NDArray[np.integer] | None = None,
-    linkage: Linkage = "keeper",
     seed: int = 0,
     progress: Progress | None = None,
 ) -> DuplicateGroups:
     """Groups rows that are near-duplicates by embedding or by hash.
 
+    N rows, K keepers, D embedding size. Time O(N * sqrt(K) * D) beside what comparing a block with itself takes, memory O(N + K * D) in the
+    precision that the vectors come in.
+
     Args:
-        emb_ND: Shape (N, D), unit length; a row of zeros has no vector. None: by hash alone.
+        emb_ND: Vectors, read in blocks; a row of zeros has no vector. None: by hash alone.
         threshold: Cosine similarity from which two rows are duplicates.
         hashes_N: 64-bit perceptual hashes, shape (N,); 0 is none (it is the hash of a picture without features). None: by embedding alone.
         max_hamming: Bits in which the hashes of duplicates may differ.
         priority_N: Whom to keep first, the lowest number before all others; equal numbers by position. None: by position.
         within_N: Only rows with the same number here, for example of the same drive, are compared. None: all.
-        linkage: `keeper`: every row is a duplicate of its keeper itself, so nothing is dropped that its keeper does not show; a
-            cluster may then have several keepers. `chain`: one keeper for all that are connected, however far apart the ends are.
-        progress: Called with cells done and cells to do.
+        seed: Draws the cells.
+        progress: Called with rows done and rows to do.
     Returns:
-        The same for the same arguments, and for embeddings at least 99 % of the pairs.
+        The same for the same arguments. Up to about five hundred keepers the greedy cover exactly; beyond, a keeper in a far cell may be
+        missed, so that of a hundred pairs of duplicates fewer than one is kept twice.
     Raises:
         InvalidInput: Shapes disagree, or a threshold is out of range.
     """
     count = _check(emb_ND, threshold, hashes_N, max_hamming, priority_N, within_N)
-    union = _Union(count)
-    if emb_ND is not None:
-        for first, second in near_pairs(emb_ND, threshold=threshold, within_N=within_N, seed=seed, progress=progress):
-            union.add(first, second)
-    if hashes_N is not None:
-        for first, second in near_hash_pairs(hashes_N, max_hamming=max_hamming, within_N=within_N):
-            union.add(first, second)
-    cluster_N = union.labels()
-    rank_N = _rank(priority_N, count)
-    alike = _Alike(
-        emb_ND,
-        threshold=threshold,
-        hashes_N=hashes_N,
-        max_hamming=max_hamming,
-        within_N=within_N,
-    )
-    keeper_N = np.arange(count)
-    for members in _clusters(cluster_N):
-        ordered = members[np.argsort(rank_N[members], kind="stable")]
-        if linkage == "chain" or len(ordered) == 2:
-            keeper_N[ordered] = ordered[0]
-        else:
-            _cover(ordered, alike, keeper_N)
-    return DuplicateGroups(keeper_N=keeper_N, cluster_N=cluster_N)
+    hashes = np.zeros(count, dtype=np.uint64) if hashes_N is None else hashes_N.astype(np.uint64)
+    groups = np.zeros(count, dtype=np.int64) if within_N is None else within_N.astype(np.int64)
+
+    def read(positions: NDArray[np.int64]) -> Rows:
+        emb = None if emb_ND is None else emb_ND[positions]
+        return Rows(ids=positions, emb_ND=emb, hashes_N=hashes[positions], groups_N=groups[positions])
+
+    keepers = Keepers(threshold=threshold, max_hamming=max_hamming, seed=seed)
+    order = np.arange(count) if priority_N is None else np.argsort(priority_N, kind="stable")
+    likeness = Likeness(threshold=threshold, max_hamming=max_hamming)
+    return DuplicateGroups(keeper_N=joined(keepers, order, read=read, likeness=likeness, progress=progress))
 
 
-def near_pairs(
-    emb_ND: NDArray[np.floating],
+def joined(
+    keepers: Keepers,
+    order: NDArray[np.int64],
     *,
-    threshold: float,
-    within_N: NDArray[np.integer] | None = None,
-    seed: int = 0,
+    read: Callable[[NDArray[np.int64]], Rows],
+    likeness: Likeness,
     progress: Progress | None = None,
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Pairs of rows with a cosine similarity of `threshold` and more, in pieces; a pair may come twice, in either order.
+) -> NDArray[np.int64]:
+    """Gives every row a keeper: one that is there, or one of the rows, which then is there for those that follow.
 
-    Finds at least 99 % of them; exact up to a few hundred rows.
+    Args:
+        keepers: Grows.
+        order: Positions `0 .. N - 1` in order of preference.
+        read: What is known of the rows at some positions.
+        likeness: As that of the keepers.
+        progress: Called with rows done and rows to do.
+    Returns:
+        Ids of keepers by position, shape (N,).
     """
-    rows = np.flatnonzero(np.einsum("nd,nd->n", emb_ND, emb_ND) > 0.25)
-    if len(rows) < 2:
-        return
-    probes_NP, cells = _probes(emb_ND, rows, seed=seed)
-    probing = _by_cell(probes_NP.ravel(), cells)
-    home = _by_cell(probes_NP[:, 0], cells)
-    width = probes_NP.shape[1]
-    for cell in range(cells):
-        stored, asking = rows[home[cell]], rows[probing[cell] // width]
-        if len(stored):
-            stored_SD = np.asarray(emb_ND[stored], dtype=np.float32)
-            step = max(1, _TILE // len(stored))
-            for start in range(0, len(asking), step):
-                part = asking[start : start + step]
-                close = np.asarray(emb_ND[part], dtype=np.float32) @ stored_SD.T >= threshold
-                if within_N is not None:
-                    close &= within_N[part][:, np.newaxis] == within_N[stored]
-                ours, theirs = np.nonzero(close)
-                other = part[ours] != stored[theirs]
-                if other.any():
-                    yield part[ours[other]], stored[theirs[other]]
+    keeper_N = np.empty(len(order), dtype=np.int64)
+    for start in range(0, len(order), _BLOCK_ROWS):
+        positions = order[start : start + _BLOCK_ROWS]
+        rows = read(positions)
+        found = keepers.find(rows)
+        left = np.flatnonzero(found < 0)
+        if len(left):
+            open_ = rows.take(left)
+            places = _cover(open_, likeness)
+            found[left] = open_.ids[places]
+            keepers.add(open_.take(np.flatnonzero(places == np.arange(len(places)))))
+        keeper_N[positions] = found
         if progress is not None:
-            progress(cell + 1, cells)
+            progress(min(start + _BLOCK_ROWS, len(order)), len(order))
+    return keeper_N
 
 
-def near_hash_pairs(
-    hashes_N: NDArray[np.uint64], *, max_hamming: int, within_N: NDArray[np.integer] | None = None
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Pairs of rows whose hashes differ in `max_hamming` bits or fewer, in pieces, all of them or connected through equal hashes."""
-    rows = np.flatnonzero(hashes_N)
-    # Equal hashes of the same group are one; what they are connected to, all of them are.
-    keys = np.stack([hashes_N[rows].astype(np.uint64), _group_of(within_N, rows)])
-    unique, first, inverse = np.unique(keys, axis=1, return_index=True, return_inverse=True)
-    inverse = inverse.reshape(-1)
-    twin = first[inverse] != np.arange(len(rows))
-    yield rows[first[inverse[twin]]], rows[twin]
-    values, groups, owner = unique[0], unique[1], rows[first]
-    edges = np.linspace(0, 64, max_hamming + 2).astype(int)
-    for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        band = (values >> np.uint64(low)) & np.uint64(2 ** (high - low) - 1)
-        order = np.lexsort((band, groups))
-        same = (band[order][1:] == band[order][:-1]) & (groups[order][1:] == groups[order][:-1])
-        run = np.concatenate([[0], np.cumsum(~same)])
-        at, apart = np.flatnonzero(same), 1
-        while len(at):  # Each place with the one `apart` places on, as long as they are in the same run.
-            here, there = order[at], order[at + apart]
-            close = np.bitwise_count(values[here] ^ values[there]) <= max_hamming
-            if close.any():
-                yield owner[here[close]], owner[there[close]]
-            apart += 1
-            at = at[at + apart < len(order)]
-            at = at[run[at] == run[at + apart]]
+def preference(
+    sharpness_N: NDArray[np.float64], underexposed_N: NDArray[np.float64], overexposed_N: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Whom to keep first: the sharpest, of which parts that are too dark or too bright are taken off; unknown ones last, equal ones by position.
+
+    Args:
+        sharpness_N: NaN where it is not known, shape (N,); so are the others.
+        underexposed_N: Share of the pixels, 0 to 1.
+        overexposed_N: Share of the pixels, 0 to 1.
+    Returns:
+        0 for the best, shape (N,).
+    """
+    exposed = np.clip(1.0 - np.nan_to_num(underexposed_N) - np.nan_to_num(overexposed_N), 0.0, 1.0)
+    quality = np.nan_to_num(sharpness_N * exposed, nan=-1.0)
+    place = np.empty(len(quality), dtype=np.int64)
+    place[np.argsort(-quality, kind="stable")] = np.arange(len(quality))
+    return place
 
 
-class _Alike:
-    """Which of some rows are duplicates of which others."""
-
-    def __init__(
-        self,
-        emb_ND: NDArray[np.floating] | None,
-        *,
-        threshold: float,
-        hashes_N: NDArray[np.uint64] | None,
-        max_hamming: int,
-        within_N: NDArray[np.integer] | None,
-    ) -> None:
-        self._emb_ND, self._threshold = emb_ND, threshold
-        self._hashes_N, self._max_hamming = hashes_N, max_hamming
-        self._within_N = within_N
-
-    def __call__(self, rows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Shape (rows, others)."""
-        close = np.zeros((len(rows), len(others)), dtype=bool)
-        if self._emb_ND is not None:
-            ours = np.asarray(self._emb_ND[rows], dtype=np.float32)
-            theirs = ours if others is rows else np.asarray(self._emb_ND[others], dtype=np.float32)
-            close |= ours @ theirs.T >= self._threshold
-        if self._hashes_N is not None:
-            ours_H, theirs_H = self._hashes_N[rows][:, np.newaxis], self._hashes_N[others]
-            near = np.bitwise_count(ours_H ^ theirs_H) <= self._max_hamming
-            close |= near & (ours_H != 0) & (theirs_H != 0)
-        if self._within_N is not None:
-            close &= self._within_N[rows][:, np.newaxis] == self._within_N[others]
-        return close
-
-
-class _Union:
-    """Connected components of edges that come in pieces; memory is that of the labels and of one piece."""
-
-    def __init__(self, count: int) -> None:
-        self._label_N = np.arange(count)
-        self._pending: list[NDArray[np.int64]] = []
-        self._size = 0
-
-    def add(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> None:
-        new = (
-            self._label_N[first] != self._label_N[second]
-        )  # In a crowd of duplicates nearly all pairs say nothing new.
-        if new.any():
-            self._pending.append(np.stack([first[new], second[new]]))
-            self._size += int(new.sum())
-        if self._size >= _PENDING:
-            self._merge()
-
-    def labels(self) -> NDArray[np.int64]:
-        """Lowest member of each one's component."""
-        self._merge()
-        return self._label_N
-
-    def _merge(self) -> None:
-        if not self._pending:
-            return
-        label_N = self._label_N
-        edges = np.concatenate(self._pending, axis=1)
-        self._pending, self._size = [], 0
-        while True:
-            first, second = label_N[edges]
-            low, high = np.minimum(first, second), np.maximum(first, second)
-            open_ = low != high
-            if not open_.any():
-                return
-            edges, low, high = edges[:, open_], low[open_], high[open_]
-            np.minimum.at(label_N, high, low)  # Labels are roots here, so this hooks whole components.
-            while True:
-                up = label_N[label_N]
-                if (up == label_N).all():
-                    break
-                label_N[:] = up
-
-
-def _probes(emb_ND: NDArray[np.floating], rows: NDArray[np.int64], *, seed: int) -> tuple[NDArray[np.int64], int]:
-    """For each row the cells nearest to it, nearest first, shape (rows, probes), and how many cells there are."""
-    cells = min(_MOST_CELLS, max(1, len(rows) // _CELL_ROWS))
-    drawn = np.sort(np.random.default_rng(seed).choice(rows, size=cells, replace=False))
-    pivots = np.asarray(emb_ND[drawn], dtype=np.float32)
-    width = min(_PROBES, cells)
-    probes_NP = np.empty((len(rows), width), dtype=np.int64)
-    step = max(1, _TILE // cells)
-    for start in range(0, len(rows), step):
-        near = np.asarray(emb_ND[rows[start : start + step]], dtype=np.float32) @ pivots.T
-        lines = np.arange(len(near))
-        for place in range(width):
-            best = near.argmax(axis=1)
-            probes_NP[start : start + step, place] = best
-            near[lines, best] = -np.inf
-    return probes_NP, cells
-
-
-def _cover(ordered: NDArray[np.int64], alike: _Alike, keeper_N: NDArray[np.int64]) -> None:
-    """Goes through a cluster in order: whoever no keeper covers becomes one, and covers its duplicates."""
-    left = ordered
+def _cover(rows: Rows, likeness: Likeness) -> NDArray[np.int64]:
+    """The greedy cover of rows that come in order of preference: for each the place of its keeper."""
+    keeper = np.full(len(rows), -1, dtype=np.int64)
+    left: NDArray[np.int64] = np.arange(len(rows))
     while len(left):
         block, later = left[:_COVER_ROWS], left[_COVER_ROWS:]
-        close = alike(block, block)
-        open_ = np.ones(len(block), dtype=bool)
-        keepers: list[int] = []
+        ours = rows.take(block)
+        alike, near = likeness(ours, ours)
+        own = np.zeros(len(block), dtype=bool)
+        shown = np.zeros(len(block), dtype=bool)
         for place in range(len(block)):
-            if open_[place]:
-                covered = close[place] & open_
-                covered[place] = True
-                keeper_N[block[covered]] = block[place]
-                open_ &= ~covered
-                keepers.append(place)
-        left = later
-        step = max(1, _TILE // len(keepers))
-        kept = block[keepers]
+            if not shown[place]:
+                own[place] = True
+                shown |= alike[place]
+        keeper[block] = block[_most_alike(alike, near, own, before=np.arange(len(block)))]
+        kept = block[own]
+        theirs = rows.take(kept)
         remaining = []
-        for start in range(0, len(later), step):
-            part = later[start : start + step]
-            covers = alike(kept, part)
-            hit = covers.any(axis=0)
-            keeper_N[part[hit]] = kept[covers.argmax(axis=0)[hit]]
+        for start in range(0, len(later), 8 * _COVER_ROWS):
+            part = later[start : start + 8 * _COVER_ROWS]
+            alike, near = likeness(rows.take(part), theirs)
+            hit = alike.any(axis=1)
+            keeper[part[hit]] = kept[np.where(alike[hit], near[hit], -np.inf).argmax(axis=1)]
             remaining.append(part[~hit])
-        left = np.concatenate(remaining) if remaining else later
+        left = np.concatenate([*remaining, later[:0]])
+    return keeper
 
 
-def _clusters(cluster_N: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    sizes = np.bincount(cluster_N, minlength=len(cluster_N)) if len(cluster_N) else np.empty(0, dtype=np.int64)
-    inside = np.flatnonzero(sizes[cluster_N] > 1)
-    order = inside[np.argsort(cluster_N[inside], kind="stable")]
-    yield from np.split(order, np.flatnonzero(np.diff(cluster_N[order])) + 1) if len(order) else ()
-
-
-def _by_cell(cell_N: NDArray[np.int64], cells: int) -> list[NDArray[np.int64]]:
-    order = np.argsort(cell_N, kind="stable")
-    return np.split(order, np.cumsum(np.bincount(cell_N, minlength=cells))[:-1])
-
-
-def _group_of(within_N: NDArray[np.integer] | None, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
-    return np.zeros(len(rows), dtype=np.uint64) if within_N is None else within_N[rows].astype(np.int64).view(np.uint64)
-
-
-def _rank(priority_N: NDArray[np.int64] | None, count: int) -> NDArray[np.int64]:
-    return np.arange(count) if priority_N is None else np.asarray(priority_N)
+def _most_alike(
+    alike: NDArray[np.bool_], near: NDArray[np.float32], own: NDArray[np.bool_], *, before: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """For each row of a block the keeper that it is most like among those before it; a keeper is its own."""
+    allowed = alike & own & (before[np.newaxis, :] < before[:, np.newaxis])
+    nearest = np.where(allowed, near, -np.inf).argmax(axis=1)
+    return np.where(own, before, nearest)
 
 
 def _check(
-    emb_ND: NDArray[np.floating] | None,
+    emb_ND: Vectors | None,
     threshold: float,
     hashes_N: NDArray[np.uint64] | None,
     max_hamming: int,
@@ -336,7 +225,7 @@ def _check(
 ) -> int:
     if emb_ND is None and hashes_N is None:
         raise InvalidInput("near-duplicates need embeddings or perceptual hashes to compare")
-    if emb_ND is not None and emb_ND.ndim != 2:
+    if isinstance(emb_ND, np.ndarray) and emb_ND.ndim != 2:
         raise InvalidInput(f"embeddings must have shape (rows, dimensions), not {emb_ND.shape}")
     if not 0.5 <= threshold <= 1.0:
         raise InvalidInput(f"a similarity threshold for duplicates lies between 0.5 and 1, not at {threshold}")

@@ -31,6 +31,7 @@ from infra.logs import get_logger
 from infra.platform import Platform
 from selection import shards
 from selection.fleet import frames
+from selection.structure.row_values import Column, RowValues
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,6 +42,8 @@ INDEXES: dict[str, list[IndexModel]] = {"projections": [IndexModel([("encoder_id
 METHOD = "tsne"
 SAMPLE = 3000
 LEAST_ROWS = 10
+GROWTH = 1.0
+"""When so many rows, as a share of those at the fit, have come since, the map is fitted again: places move, so that is seldom done."""
 
 _NEIGHBOURS = 10
 _BLOCK_ROWS = 2048
@@ -54,6 +57,7 @@ class Projection:
     Attributes:
         projection_id: Producer of the shards.
         sample: Rows it was fitted on.
+        fleet_rows: Rows that had a vector then; when many have come since, it is time for another fit.
         object_key: The sample's vectors and places, Arrow IPC.
         digest: SHA-256 of that file.
     """
@@ -66,6 +70,7 @@ class Projection:
     object_key: str
     digest: str
     fitted_at: datetime
+    fleet_rows: int = 0
 
 
 def current(db: Db, encoder_id: str) -> Projection | None:
@@ -142,6 +147,7 @@ def fit(
         object_key=f"projections/{digest}.arrow",
         digest=digest,
         fitted_at=frames.to_the_millisecond(datetime.now(UTC)),
+        fleet_rows=len(rows),
     )
     platform.objects.put(projection.object_key, data)
 
@@ -151,8 +157,8 @@ def fit(
         except (
             DuplicateKeyError
         ):  # The same fleet and seed were fitted before; the fit is the same to the bit, and current again.
-            fitted_at = {"$set": {"fitted_at": projection.fitted_at}}
-            platform.database.projections.update_one({"_id": projection.projection_id}, fitted_at)
+            again = {"$set": {"fitted_at": projection.fitted_at, "fleet_rows": projection.fleet_rows}}
+            platform.database.projections.update_one({"_id": projection.projection_id}, again)
 
     retrying(insert)
     _log.info("projection_fitted", projection_id=projection.projection_id, sample=len(drawn))
@@ -196,20 +202,19 @@ def project_missing(
     return done
 
 
+def kept(platform: Platform, projection: Projection) -> RowValues:
+    """The places on a map by row, columns `x` and `y`, NaN where a row has none; call `refresh` before asking."""
+    place = Column(dtype=np.float32, missing=np.nan)
+    return RowValues(platform, "projections", projection.projection_id, {"x": place, "y": place})
+
+
 def places(platform: Platform, projection: Projection) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Rows that have a place, ascending, and their places, shape (rows, 2)."""
-    rows: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
-    xy: list[NDArray[np.float32]] = [np.empty((0, 2), dtype=np.float32)]
-    for record in shards.records(platform.database, "projections", projection.projection_id):
-        try:
-            table = shards.read(platform, record)
-        except shards.CorruptShard:
-            continue
-        both = np.stack([table.column(name).to_numpy(zero_copy_only=False) for name in ("x", "y")], axis=1)
-        there = np.isfinite(both[:, 0])
-        rows.append(table.column("row").to_numpy()[there])
-        xy.append(both[there].astype(np.float32))
-    return np.concatenate(rows), np.concatenate(xy)
+    values = kept(platform, projection)
+    values.refresh()
+    xy = np.stack([values.all("x"), values.all("y")], axis=1)
+    rows = np.flatnonzero(np.isfinite(xy[:, 0]))
+    return rows, xy[rows]
 
 
 def _table(rows: NDArray[np.int64], xy: NDArray[np.float32]) -> pa.Table:

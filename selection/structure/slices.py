@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import InvalidInput
-from selection.fleet.columns import Columns
+from selection.fleet.loading import MEASURED_KEYS, Columns
 
 WORDS = 3
 TRAITS = 3
 MOST_SLICES = 500
 _LEAST_ROWS = 5
 _MOST_VALUES = 200
+_TELLING_SHARE = 0.6
+"""An attribute that so many of a slice share says more about it than words do, of which an encoder is seldom sure."""
 
 PLACES: tuple[str, ...] = (
     "highway",
@@ -69,6 +72,10 @@ THINGS += (
     "a bicycle lane",
     "traffic cones",
 )
+SCENE_KEYS = frozenset(
+    {"timeofday", "time_of_day", "weather", "scene", "road", "road_type", "surface", "lighting", "season", "traffic"}
+)
+"""Attributes that say what is to be seen; slices are called by these, not by drives, sources or licences."""
 VOCABULARY: tuple[str, ...] = PLACES + WEATHER + LIGHT + THINGS
 """What slices are called by; texts for the encoder are made of it by `prompts`."""
 
@@ -97,12 +104,53 @@ class Slice:
         rows: Its rows, nearest to its centre first.
         words: What it is nearest to, in comparison with the other slices, best first; none without an encoder.
         traits: What sets its attributes apart, most telling first.
+        centre: Of its embeddings, unit length, shape (D,).
     """
 
     number: int
     rows: NDArray[np.int64]
+    centre: NDArray[np.float32]
     words: tuple[str, ...]
     traits: tuple[Trait, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """What a slice is called.
+
+    Attributes:
+        name: Lower-case letters, digits and hyphens, another one for each slice: from its attributes where they tell, else from its words.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    traits: tuple[Trait, ...]
+
+
+def described(found: Sequence[Slice]) -> list[Described]:
+    """Names for slices, each once."""
+    names: list[str] = []
+    for one in found:
+        telling = [t.value for t in one.traits if t.key in SCENE_KEYS and t.share >= _TELLING_SHARE][:2]
+        words = _believable(one)
+        parts = telling or list(words[:2]) or ["slice"]
+        name = re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")[:40].strip("-") or "slice"
+        names.append(name if name not in names else f"{name}-{one.number}")
+    return [
+        Described(name=name, words=_believable(one), traits=one.traits) for name, one in zip(names, found, strict=True)
+    ]
+
+
+def _believable(one: Slice) -> tuple[str, ...]:
+    """A slice's words without those about light and weather where an attribute tells otherwise: encoders are seldom sure of words."""
+    said = {trait.key: trait.value.casefold() for trait in one.traits if trait.share >= _TELLING_SHARE}
+    light, weather = (said.get(key, "")[:3] for key in ("timeofday", "weather"))  # `rainy` goes with `rain`.
+    return tuple(
+        word
+        for word in one.words
+        if not (light and word in LIGHT and light not in word)
+        and not (weather and word in WEATHER and weather not in word)
+    )
 
 
 def prompts(vocabulary: Sequence[str] = VOCABULARY) -> list[str]:
@@ -148,6 +196,7 @@ def slices(
                 Slice(
                     number=len(found),
                     rows=rows[inside[np.argsort(-near_N[inside], kind="stable")]],
+                    centre=centres[old],
                     words=words[old],
                     traits=_traits(columns, rows[inside], rows) if columns is not None else (),
                 )
@@ -193,9 +242,11 @@ def _words(
 
 
 def _traits(columns: Columns, inside: NDArray[np.int64], everything: NDArray[np.int64]) -> tuple[Trait, ...]:
-    """Values by the z-score of their share, as if the slice had been drawn from the fleet at random."""
+    """Values by the z-score of their share, as if the slice had been drawn from the fleet at random; those about the scene first."""
     rated: list[tuple[float, Trait]] = []
     for key in columns.keys:
+        if key in MEASURED_KEYS:
+            continue
         codes, values = columns.codes(key)
         if not 1 < len(values) <= _MOST_VALUES or len(codes) <= int(everything.max()):
             continue
@@ -208,5 +259,5 @@ def _traits(columns: Columns, inside: NDArray[np.int64], everything: NDArray[np.
         for code in np.flatnonzero((z > 3.0) & (counts >= min(_LEAST_ROWS, len(inside)))).tolist():
             trait = Trait(key=key, value=values[code], share=float(share[code]), fleet_share=float(fleet_share[code]))
             rated.append((float(z[code]), trait))
-    rated.sort(key=lambda one: (-one[0], one[1].key, one[1].value))
+    rated.sort(key=lambda one: (one[1].key not in SCENE_KEYS, -one[0], one[1].key, one[1].value))
     return tuple(trait for _, trait in rated[:TRAITS])

@@ -68,6 +68,7 @@ class StatusOut(BaseModel):
     version: str
     frames: int
     embedded: int
+    surveyed: int
     rejects: int
     encoder: EncoderOut
     encoders: list[KnownEncoderOut]

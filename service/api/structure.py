@@ -1,4 +1,4 @@
-"""The structure of the fleet over HTTP: near-duplicates, slices, coverage, and the map."""
+"""The structure of the fleet over HTTP: near-duplicates, slices and coverage."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from selection.fleet import frames
+from selection.structure.duplicates import DEFAULT_HAMMING, DEFAULT_THRESHOLD
 from service import structure
 from service.api.errors import RESPONSES
 from service.api.line import Line, OneLine
@@ -28,13 +29,14 @@ class GroupOut(BaseModel):
 
 
 class DuplicatesOut(BaseModel):
-    """One page of groups, larger first; `kept` frames remain when duplicates go."""
+    """One page of groups, larger first; `kept` frames remain when duplicates go, `waiting` ones are not surveyed yet."""
 
     groups: list[GroupOut]
     total: int
     frames: int
     kept: int
     skipped: int
+    waiting: int
 
 
 class TraitOut(BaseModel):
@@ -49,6 +51,7 @@ class TraitOut(BaseModel):
 class SliceOut(BaseModel):
     """One kind of scene."""
 
+    name: str
     number: int
     frames: int
     labelled: int
@@ -78,34 +81,31 @@ class CoverageOut(BaseModel):
     total: int
 
 
-class MapOut(BaseModel):
-    """Places of frames, column by column; x and y in -1 to 1."""
-
-    projection_id: str | None
-    rows: list[int]
-    x: list[float]
-    y: list[float]
-
-
 @router.get("/duplicates")
 def duplicates(
     line: OneLine,
     where: Where = "",
-    threshold: Annotated[float, Query(description="Cosine similarity from which frames are duplicates.")] = 0.95,
-    max_hamming: Annotated[int, Query(description="Bits in which hashes of duplicates may differ.")] = 4,
+    threshold: Annotated[float | None, Query(description="Cosine similarity from which frames are duplicates.")] = None,
+    max_hamming: Annotated[int | None, Query(description="Bits in which hashes of duplicates may differ.")] = None,
     within_drives: Annotated[bool, Query(description="Compare frames of the same drive only.")] = False,
     limit: Limit = 50,
     offset: Offset = 0,
 ) -> DuplicatesOut:
-    """Groups of frames that show the same, each with the one to keep."""
-    found = structure.find_duplicates(
-        line.platform,
-        line.curator,
-        where=where,
-        threshold=threshold,
-        max_hamming=max_hamming,
-        within_drives=within_drives,
-    )
+    """Groups of frames that show the same, each with the one to keep: as surveyed, or, with thresholds of one's own, compared anew (which is for
+    filters that leave up to 20,000 frames).
+    """
+    asked = (threshold, max_hamming, within_drives)
+    found = structure.kept_duplicates(line.curator, where=where) if asked == (None, None, False) else None
+    if found is None:
+        found = structure.find_duplicates(
+            line.platform,
+            line.curator,
+            where=where,
+            threshold=DEFAULT_THRESHOLD if threshold is None else threshold,
+            max_hamming=DEFAULT_HAMMING if max_hamming is None else max_hamming,
+            within_drives=within_drives,
+            most=structure.MOST_ON_REQUEST,
+        )
     page = [group.tolist() for group in found.groups[offset : offset + limit]]
     ids = _ids(line, [row for group in page for row in group])
     return DuplicatesOut(
@@ -114,32 +114,26 @@ def duplicates(
         frames=found.frames,
         kept=found.kept,
         skipped=found.skipped,
+        waiting=found.waiting,
     )
 
 
 @router.get("/slices")
-def slices(
-    line: OneLine,
-    where: Where = "",
-    task_id: TaskId = None,
-    count: Annotated[int, Query(ge=1, le=500, description="How many slices.")] = 20,
-    seed: Annotated[int, Query(ge=0)] = 0,
-) -> list[SliceOut]:
-    """Kinds of scene in the fleet, largest first."""
-    found = structure.find_slices(line.platform, line.curator, count=count, where=where, task_id=task_id, seed=seed)
-    ids = _ids(line, [row for one in found for row in one.slice.rows[:12].tolist()])
+def slices(line: OneLine, where: Where = "", task_id: TaskId = None) -> list[SliceOut]:
+    """Kinds of scene in the fleet as surveyed, largest first; `slice:NAME` is a search term."""
+    found = structure.find_slices(line.platform, line.curator, where=where, task_id=task_id)
+    ids = _ids(line, [row for one in found for row in one.examples.tolist()])
     return [
         SliceOut(
-            number=one.slice.number,
-            frames=len(one.slice.rows),
+            name=one.name,
+            number=one.number,
+            frames=one.frames,
             labelled=one.labelled,
             novelty=one.novelty,
             rarity=one.rarity,
-            words=list(one.slice.words),
-            traits=[
-                TraitOut(key=t.key, value=t.value, share=t.share, fleet_share=t.fleet_share) for t in one.slice.traits
-            ],
-            examples=[ids[row] for row in one.slice.rows[:12].tolist()],
+            words=list(one.words),
+            traits=[TraitOut(key=t.key, value=t.value, share=t.share, fleet_share=t.fleet_share) for t in one.traits],
+            examples=[ids[row] for row in one.examples.tolist()],
         )
         for one in found
     ]
@@ -171,21 +165,6 @@ def coverage(
             for cell in found[offset : offset + limit]
         ],
         total=len(found),
-    )
-
-
-@router.get("/map")
-def fleet_map(line: OneLine, where: Where = "") -> MapOut:
-    """Where the frames that match a filter lie on the current map; empty until `mlpl map` has made one."""
-    found = structure.places(line.platform, line.curator, where=where)
-    if found is None:
-        return MapOut(projection_id=None, rows=[], x=[], y=[])
-    current, rows, xy = found
-    return MapOut(
-        projection_id=current.projection_id,
-        rows=rows.tolist(),
-        x=[round(value, 4) for value in xy[:, 0].tolist()],
-        y=[round(value, 4) for value in xy[:, 1].tolist()],
     )
 
 

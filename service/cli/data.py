@@ -426,6 +426,7 @@ def _status_text(found: dict[str, Any]) -> str:
     lines = [
         f"frames    {found['frames']} ({found['rejects']} files rejected)",
         f"embedded  {found['embedded']} with {encoder['id'] or 'no encoder yet; run `mlpl embed`'}",
+        f"surveyed  {found['surveyed']} for near-duplicates and slices",
     ]
     lines += [encoder["notice"]] if encoder["notice"] else []
     lines += [

@@ -21,38 +21,65 @@ Seed = Annotated[int, typer.Option(min=0, help="For every random draw.")]
 
 def add_to(app: typer.Typer) -> None:
     """Adds the commands of this module."""
+    app.command()(survey)
     app.command()(duplicates)
     app.command()(slices)
     app.command()(coverage)
     app.command("map")(draw_map)
 
 
+def survey(
+    again: Annotated[bool, typer.Option("--again", help="Survey everything anew.")] = False, as_json: Json = False
+) -> None:
+    """Works out near-duplicates, slices and rarity of frames that came since the last time; `mlpl serve` does so by itself."""
+    from service import structure
+    from service.curator import Curator
+
+    with platform() as opened, progress_bar("surveying") as progress:
+        made, rows = structure.survey_fleet(opened, Curator(opened), again=again, progress=progress)
+    value = {"survey_id": made.survey_id, "surveyed": rows, "slices": [one.name for one in made.slices]}
+    show(
+        value, as_json=as_json, text=lambda: f"{rows} frames surveyed; {made.survey_id} knows {len(made.slices)} slices"
+    )
+
+
 def duplicates(
     where: Where = "",
-    threshold: Annotated[float, typer.Option(help="Cosine similarity from which frames are duplicates.")] = 0.95,
-    max_hamming: Annotated[int, typer.Option(help="Bits in which perceptual hashes of duplicates may differ.")] = 4,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Cosine similarity from which frames are duplicates; as surveyed: 0.95.", show_default=False),
+    ] = None,
+    max_hamming: Annotated[
+        int | None,
+        typer.Option(help="Bits in which hashes of duplicates may differ; as surveyed: 4.", show_default=False),
+    ] = None,
     within_drives: Annotated[
         bool, typer.Option("--within-drives", help="Compare frames of the same drive only.")
     ] = False,
-    chain: Annotated[bool, typer.Option("--chain", help="Keep one frame of all that are connected.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Groups to show.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """Groups frames that show the same, with the one to keep of each group."""
+    """Groups frames that show the same, with the one to keep of each group: as surveyed, or compared anew with thresholds of one's own."""
+    from selection.structure.duplicates import DEFAULT_HAMMING, DEFAULT_THRESHOLD
     from service import structure
     from service.curator import Curator
 
     with platform() as opened, progress_bar("comparing") as progress:
-        found = structure.find_duplicates(
-            opened,
-            Curator(opened),
-            where=where,
-            threshold=threshold,
-            max_hamming=max_hamming,
-            within_drives=within_drives,
-            linkage="chain" if chain else "keeper",
-            progress=progress,
-        )
+        curator = Curator(opened)
+        found = None
+        if (threshold, max_hamming, within_drives) == (None, None, False) and curator.index().size:
+            structure.survey_fleet(opened, curator, progress=progress)
+            found = structure.kept_duplicates(curator, where=where)
+        if found is None:
+            found = structure.find_duplicates(
+                opened,
+                curator,
+                where=where,
+                threshold=DEFAULT_THRESHOLD if threshold is None else threshold,
+                max_hamming=DEFAULT_HAMMING if max_hamming is None else max_hamming,
+                within_drives=within_drives,
+                progress=progress,
+            )
         ids = _ids(opened, [int(row) for group in found.groups[:limit] for row in group])
     groups = [
         {"keep": ids[int(group[0])], "duplicates": [ids[int(row)] for row in group[1:]]}
@@ -78,42 +105,44 @@ def duplicates(
 
 
 def slices(
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many slices.")] = 20,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Slices to show.")] = 40,
     where: Where = "",
     task: TaskOption = None,
-    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Parts the fleet into kinds of scene, each with words and attributes that tell it apart."""
+    """Shows the kinds of scene in the fleet, each with words and attributes that tell it apart; `slice:NAME` searches in one."""
     from service import structure
     from service.curator import Curator
 
-    with platform() as opened:
-        found = structure.find_slices(opened, Curator(opened), count=count, where=where, task_id=task, seed=seed)
-        ids = _ids(opened, [int(row) for one in found for row in one.slice.rows[:5]])
+    with platform() as opened, progress_bar("surveying") as progress:
+        curator = Curator(opened)
+        structure.survey_fleet(opened, curator, progress=progress)
+        found = structure.find_slices(opened, curator, where=where, task_id=task, examples=5)[:count]
+        ids = _ids(opened, [int(row) for one in found for row in one.examples])
     value: list[dict[str, Any]] = [
         {
-            "number": one.slice.number,
-            "frames": len(one.slice.rows),
+            "name": one.name,
+            "number": one.number,
+            "frames": one.frames,
             "labelled": one.labelled,
             "novelty": None if one.novelty is None else round(one.novelty, 3),
             "rarity": round(one.rarity, 3),
-            "words": list(one.slice.words),
+            "words": list(one.words),
             "traits": [
                 {"key": t.key, "value": t.value, "share": round(t.share, 4), "fleet_share": round(t.fleet_share, 4)}
-                for t in one.slice.traits
+                for t in one.traits
             ],
-            "examples": [ids[int(row)] for row in one.slice.rows[:5]],
+            "examples": [ids[int(row)] for row in one.examples],
         }
         for one in found
     ]
 
     def text() -> str:
         return table(
-            ["#", "frames", "labelled", "novelty", "rarity", "words", "attributes"],
+            ["slice", "frames", "labelled", "novelty", "rarity", "words", "attributes"],
             [
                 [
-                    *(one[key] for key in ("number", "frames", "labelled", "novelty", "rarity")),
+                    *(one[key] for key in ("name", "frames", "labelled", "novelty", "rarity")),
                     ", ".join(one["words"]),
                     " ".join(f"{t['key']}:{t['value']} {t['share']:.0%}" for t in one["traits"])[:70],
                 ]

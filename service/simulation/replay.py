@@ -350,10 +350,20 @@ class _Sources:
     def codes(self, key: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
         return self._curator.columns().codes(key)
 
-    def keepers(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64]:
+    def surveyed_groups(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64] | None:
+        del rows, how
+        return None
+
+    def groups(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64]:
         from selection.structure.duplicates import near_duplicate_groups
 
-        return near_duplicate_groups(self.vectors(rows), threshold=how.threshold).keeper_N
+        found = near_duplicate_groups(self.vectors(rows), threshold=how.threshold, priority_N=self.preference(rows))
+        return found.keeper_N
+
+    def preference(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        from selection.structure.survey import quality_order
+
+        return quality_order(self._curator.columns(), rows)
 
 
 class _Store:

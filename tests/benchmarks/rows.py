@@ -279,7 +279,14 @@ def duplicates(bench: Bench) -> list[Row]:
     found = ~(kept[first] & kept[second])
     strays = np.flatnonzero(~kept)
     near_keeper = np.einsum("nd,nd->n", emb[strays], emb[keepers[strays]])
-    details = {"exact_pairs": len(first), "kept": int(kept.sum()), "median_similarity_to_keeper": _median(near_keeper)}
+    details = {
+        "exact_pairs": len(first),
+        "kept": int(kept.sum()),
+        "pairs_in_one_group": float((keepers[first] == keepers[second]).mean()) if len(first) else 1.0,
+        "median_similarity_to_keeper": _median(near_keeper),
+        # Merging too much would put one of every pair aside as well, so what is put aside must be shown by its keeper.
+        "put_aside_beyond_threshold": float((near_keeper < threshold - 1e-3).mean()) if len(strays) else 0.0,
+    }
     return [
         Row(key="duplicates", work=work, mlpl=mlpl_s, unit="s", target=5, floor=floor_s, details=details),
         Row(

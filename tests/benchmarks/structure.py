@@ -43,24 +43,47 @@ def plain_k_center(emb_ND: NDArray[np.float32], *, budget: int) -> NDArray[np.in
 
 
 def measure_near_duplicates(emb_ND: NDArray[np.float32], *, threshold: float = DUPLICATES_THRESHOLD) -> dict[str, Any]:
-    """Seconds of the product and of all pairs in blocks, and the share of the exact pairs that ended in one cluster."""
+    """Seconds of the product and of all pairs in blocks, and how well the groups fit the exact pairs.
+
+    A group is a keeper and what it shows, not all that hangs together through pairs: see `selection.structure.duplicates`.
+
+    Returns:
+        `kept_twice`: share of the exact pairs of which both frames stay. `in_one_group`: share of them with the same keeper; the others are
+        each shown by a keeper of their own. `beyond_keeper`: share of the frames put aside that are less like their keeper than the
+        threshold. `merged_too_far`: share of the pairs within groups whose similarity is below what two duplicates of one frame can have.
+    """
     began = time.perf_counter()
     groups = duplicates.near_duplicate_groups(emb_ND, threshold=threshold)
     product_s, began = time.perf_counter() - began, time.perf_counter()
-    pairs = together = 0
+    keeper_N = groups.keeper_N
+    kept = keeper_N == np.arange(len(keeper_N))
+    pairs = twice = together = 0
     for start in range(0, len(emb_ND), 2048):
         first, second = np.nonzero(emb_ND[start : start + 2048] @ emb_ND[start:].T >= threshold)
         later = second > first
         first, second = first[later] + start, second[later] + start
         pairs += len(first)
-        together += int((groups.cluster_N[first] == groups.cluster_N[second]).sum())
+        twice += int((kept[first] & kept[second]).sum())
+        together += int((keeper_N[first] == keeper_N[second]).sum())
     return {
         "seconds": product_s,
         "all_pairs_seconds": time.perf_counter() - began,
         "pairs": pairs,
-        "recall": together / max(1, pairs),
-        "kept": len(groups.keepers),
-    }
+        "kept": int(kept.sum()),
+        "kept_twice": twice / max(1, pairs),
+        "in_one_group": together / max(1, pairs),
+    } | _merged(emb_ND, groups, threshold=threshold)
+
+
+def _merged(emb_ND: NDArray[np.float32], groups: duplicates.DuplicateGroups, *, threshold: float) -> dict[str, float]:
+    aside = np.flatnonzero(groups.keeper_N != np.arange(len(emb_ND)))
+    to_keeper = np.einsum("nd,nd->n", emb_ND[aside], emb_ND[groups.keeper_N[aside]])
+    inside = far = 0
+    for group in groups.groups():
+        near = emb_ND[group] @ emb_ND[group].T
+        inside += len(group) * (len(group) - 1)
+        far += int((near < 2 * threshold**2 - 1 - 1e-3).sum())  # Twice the angle of the threshold.
+    return {"beyond_keeper": float((to_keeper < threshold - 1e-3).mean()), "merged_too_far": far / max(1, inside)}
 
 
 def measure_slices(emb_ND: NDArray[np.float32], *, count: int = 20) -> dict[str, Any]:

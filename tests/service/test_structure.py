@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from infra.errors import InvalidInput
 from infra.platform import Platform
 from selection.embedding.embed import embed_missing
 from selection.fleet.frames import Frame
-from service import map_picture, structure
+from service import map_picture, reconcile, structure
 from service.app import create_app
 from service.cli.main import app
 from service.curator import Curator
+from service.kept_structure import FRESH_FOR_S
 from service.production_line import prepare
 from tests.service.conftest import ADDRESS
 
@@ -50,9 +52,9 @@ def test_the_structure_of_a_fleet_over_http(small_client: TestClient, fleet: lis
     assert inside["groups"]
     assert all(drive_of[one] == drive_of[group["keep"]] for group in inside["groups"] for one in group["duplicates"])
 
-    slices = small_client.get("/api/v1/slices", params={"count": 3}).json()
-    assert sum(one["frames"] for one in slices) == len(fleet)
-    assert all(len(one["words"]) == 3 and one["novelty"] is None for one in slices)
+    unsurveyed = small_client.get("/api/v1/slices")
+    assert unsurveyed.status_code == 422
+    assert "mlpl survey" in unsurveyed.json()["message"]
 
     covered = small_client.get("/api/v1/coverage", params={"by": "timeofday,weather"}).json()
     assert {tuple(cell["values"]): (cell["frames"], cell["labelled"]) for cell in covered["cells"]} == {
@@ -64,10 +66,55 @@ def test_the_structure_of_a_fleet_over_http(small_client: TestClient, fleet: lis
     assert small_client.get("/api/v1/slices", params={"task": "nothing"}).status_code == 404
 
 
+def test_a_survey_answers_requests_and_search_terms(
+    embedded: Platform, small_client: TestClient, fleet: list[Frame]
+) -> None:
+    curator = Curator(embedded)
+    assert reconcile.survey(embedded, curator)
+    assert not reconcile.survey(embedded, curator)
+    time.sleep(2 * FRESH_FOR_S)
+    slices = small_client.get("/api/v1/slices").json()
+    assert sum(one["frames"] for one in slices) == len(fleet)
+    assert all(len(one["words"]) == 3 and one["novelty"] is None for one in slices)
+    for one in slices:
+        found = small_client.get("/api/v1/search", params={"where": f"slice:{one['name']}", "k": 50}).json()
+        assert found["total"] == one["frames"]
+        assert set(one["examples"]) <= {hit["frame_id"] for hit in found["hits"]}
+    anew = structure.find_duplicates(embedded, curator)
+    kept = small_client.get("/api/v1/duplicates").json()
+    assert (kept["frames"], kept["kept"], kept["waiting"]) == (12, anew.kept, 0)
+    assert [[fleet[row].frame_id for row in group] for group in anew.groups] == [
+        [group["keep"], *group["duplicates"]] for group in kept["groups"]
+    ]
+    counted = {
+        where: small_client.get("/api/v1/search", params={"where": where}).json()["total"]
+        for where in ("is:keeper", "is:duplicate", "rarity:>0.5", "novelty:>0.5", "rarity:0..1")
+    }
+    assert counted["is:keeper"] == anew.kept
+    assert counted["is:duplicate"] == 12 - anew.kept
+    assert 0 < counted["rarity:>0.5"] < 12
+    assert (counted["novelty:>0.5"], counted["rarity:0..1"]) == (0, 12)
+    for where, said in (
+        ("is:nice", "keeper or duplicate"),
+        ("slice:none", "there is no slice"),
+        ("rarity:high", "0 to 1"),
+    ):
+        refused = small_client.get("/api/v1/search", params={"where": where})
+        assert refused.status_code == 422
+        assert said in refused.json()["message"]
+    assert small_client.get("/api/v1/map").json()["total"] == 12
+    coloured = small_client.get("/api/v1/map", params={"color": "slice"}).json()["color"]
+    assert sum(coloured["counts"]) == 12
+
+
 def test_the_map_is_made_once_and_filtered(
     embedded: Platform, small_client: TestClient, fleet: list[Frame], tmp_path: Path
 ) -> None:
-    assert small_client.get("/api/v1/map").json() == {"projection_id": None, "rows": [], "x": [], "y": []}
+    nothing = small_client.get("/api/v1/map").json()
+    assert (nothing["projection_id"], nothing["rows"], nothing["total"]) == (None, [], 0)
+    refused = small_client.post("/api/v1/map/select", json={"polygon": [[0, 0], [1, 0], [1, 1]]})
+    assert refused.status_code == 409
+    assert "mlpl map" in refused.json()["message"]
     png = tmp_path / "map.png"
     run = CliRunner().invoke(
         app, ["map", "--png", str(png), "--color", "timeofday", "--json"], env=embedded.settings.as_environment()
@@ -81,7 +128,43 @@ def test_the_map_is_made_once_and_filtered(
     shown = small_client.get("/api/v1/map", params={"where": "timeofday:night"}).json()
     assert shown["projection_id"] == made["projection_id"]
     assert shown["rows"] == [frame.row for frame in fleet if frame.attributes["timeofday"] == "night"]
-    assert len(shown["x"]) == len(shown["y"]) == 4
+    assert len(shown["x"]) == len(shown["y"]) == shown["total"] == 4
+
+
+def test_a_lasso_finds_what_lies_inside_and_is_a_search_term(
+    embedded: Platform, small_client: TestClient, fleet: list[Frame]
+) -> None:
+    structure.draw_map(embedded, Curator(embedded))
+    time.sleep(2 * FRESH_FOR_S)
+    every = small_client.get("/api/v1/map", params={"color": "timeofday"}).json()
+    assert every["waiting"] == 0
+    assert every["color"]["counts"] == [4, 4, 4]
+    assert [every["color"]["values"][code] for code in every["color"]["codes"]] == [
+        fleet[row].attributes["timeofday"] for row in every["rows"]
+    ]
+    few = small_client.get("/api/v1/map", params={"limit": 5, "color": "row_sharpness"})
+    assert few.status_code == 422
+    few = small_client.get("/api/v1/map", params={"limit": 5, "color": "sharpness"}).json()
+    assert (few["total"], len(few["rows"]), len(few["color"]["numbers"] or few["color"]["codes"])) == (12, 5, 5)
+    x, y = every["x"][3], every["y"][3]
+    left = {row for row, at in zip(every["rows"], every["x"], strict=True) if at < x + 1e-3}
+    polygon = [[-2, -2], [x + 1e-3, -2], [x + 1e-3, 2], [-2, 2]]
+    found = small_client.post("/api/v1/map/select", json={"polygon": polygon, "frames": 2}).json()
+    assert set(found["rows"]) == left
+    assert found["total"] == len(left)
+    assert found["frame_ids"] == [fleet[row].frame_id for row in sorted(left)[:2]]
+    searched = small_client.get("/api/v1/search", params={"where": found["where"] + " weather:rain", "k": 50}).json()
+    rainy = {row for row in left if fleet[row].attributes["weather"] == "rain"}
+    assert {hit["frame_id"] for hit in searched["hits"]} == {fleet[row].frame_id for row in rainy}
+    inside_box = small_client.get("/api/v1/map", params={"box": f"{x - 1e-3},{y - 1e-3},{x + 1e-3},{y + 1e-3}"}).json()
+    assert inside_box["rows"] == [every["rows"][3]]
+    ids = small_client.get("/api/v1/map/frames", params={"rows": "3,99,0"}).json()
+    assert ids == [fleet[3].frame_id, None, fleet[0].frame_id]
+    for bad in ({"polygon": [[0, 0], [1, 1]]}, {"polygon": [[0, 0], [1], [2, 2]]}, {"polygon": []}):
+        assert small_client.post("/api/v1/map/select", json=bad).status_code == 422
+    stale = small_client.get("/api/v1/search", params={"where": 'map:"000000000000 0,0 1,0 1,1"'})
+    assert stale.status_code == 422
+    assert "made anew" in stale.json()["message"]
 
 
 def test_commands_print_tables_and_json(embedded: Platform) -> None:

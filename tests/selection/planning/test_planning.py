@@ -41,6 +41,7 @@ class Fleet:
             "column:speed": np.linspace(100, 0, ROWS),
         }
     )
+    surveyed: NDArray[np.int64] | None = None
 
     def scores(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.floating] | None:
         if name not in self.columns:
@@ -62,8 +63,17 @@ class Fleet:
             return np.where(rows % 5 == 0, 1, 0).astype(np.int32), ("day", "night")
         raise InvalidInput(f"no key {key!r}")
 
-    def keepers(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64]:
-        return near_duplicate_groups(self.vectors_ND[rows], threshold=how.threshold).keeper_N
+    def surveyed_groups(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64] | None:
+        return None if self.surveyed is None else self.surveyed[rows]
+
+    def groups(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64]:
+        priority = self.preference(rows)
+        return near_duplicate_groups(self.vectors_ND[rows], threshold=how.threshold, priority_N=priority).keeper_N
+
+    def preference(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        place = np.empty(len(rows), dtype=np.int64)
+        place[np.argsort(np.where(rows == 58, -1, rows))] = np.arange(len(rows))
+        return place
 
 
 def choose(fleet: Fleet | None = None, *, taken: NDArray[np.int64] = NONE, **fields: Any) -> Selection:
@@ -170,16 +180,35 @@ def test_a_quota_is_named_in_the_reason_and_its_shortage_in_the_stages() -> None
         choose(quotas={"timeofday": {"dusk": 1}})
 
 
-def test_of_near_duplicates_the_best_stays_and_none_is_near_to_what_is_taken() -> None:
+def test_of_near_duplicates_the_best_picture_stays_and_none_is_near_to_what_is_taken() -> None:
     fleet = Fleet()
     fleet.vectors_ND[59] = fleet.vectors_ND[58] = fleet.vectors_ND[57]
     fleet.vectors_ND[56] = fleet.vectors_ND[0]
     plain = {"budget": 3, "diversity": "none", "near_duplicates": {"threshold": 0.999}}
-    assert rows_of(choose(fleet, taken=np.array([0]), **plain)) == [59, 55, 54]
+    found = choose(fleet, taken=np.array([0]), **plain)
+    assert rows_of(found) == [58, 55, 54]  # Whatever the scores say: they are asked of those that are left.
+    assert [(stage.name, stage.frames) for stage in found.stages[:3]] == [
+        ("pool", 59),
+        ("near_duplicates", 56),
+        ("scored", 56),
+    ]
+    assert found.stages[1].note == "2 were near another, 1 near one that is taken"
     kept = choose(fleet, taken=np.array([0]), **plain | {"near_duplicates": {"threshold": 0.999, "of_labelled": False}})
-    assert rows_of(kept) == [59, 56, 55]
+    assert rows_of(kept) == [58, 56, 55]
     few = choose(fleet, **plain | {"near_duplicates": {"threshold": 0.999, "among": 4}})
-    assert rows_of(few) == [59, 56]
+    assert len(few.choices) <= 4
+    assert "56 others were not looked at" in few.stages[1].note
+
+
+def test_groups_that_were_surveyed_are_not_compared_again() -> None:
+    surveyed = Fleet(surveyed=np.arange(ROWS) // 2)
+    found = choose(surveyed, budget=3, diversity="none", near_duplicates={})
+    assert rows_of(found) == [58, 56, 54]
+    assert rows_of(choose(surveyed, budget=3, diversity="none", near_duplicates={}, taken=np.array([59]))) == [
+        56,
+        54,
+        52,
+    ]
 
 
 def test_caps_count_what_was_chosen_before() -> None:

@@ -11,17 +11,28 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from infra.errors import InvalidInput
-from selection.structure import duplicates
-from selection.structure.duplicates import near_duplicate_groups
+from selection.structure import duplicates, keepers
+from selection.structure.duplicates import DuplicateGroups, near_duplicate_groups
 from tests.benchmarks.vectors import ClipLike
 
 
-def _components(close: NDArray[np.bool_]) -> list[int]:
-    label = list(range(len(close)))
-    for _ in label:
-        for i, j in zip(*np.nonzero(close), strict=True):
-            label[i] = label[j] = min(label[i], label[j])
-    return label
+def _greedy(close: NDArray[np.bool_], priority: NDArray[np.int64] | None = None) -> list[int]:
+    """The frames that stay: in order of preference, each that no one who stays shows."""
+    order = np.arange(len(close)) if priority is None else np.argsort(priority, kind="stable")
+    kept: list[int] = []
+    for row in order.tolist():
+        if not close[row, kept].any():
+            kept.append(row)
+    return sorted(kept)
+
+
+def _check(found: DuplicateGroups, close: NDArray[np.bool_], priority: NDArray[np.int64] | None = None) -> None:
+    """The greedy answer, and every frame that goes is shown by its keeper, which is at least as good."""
+    assert found.keepers.tolist() == _greedy(close, priority)
+    place = np.arange(len(close)) if priority is None else np.argsort(np.argsort(priority, kind="stable"))
+    for row, keeper in enumerate(found.keeper_N.tolist()):
+        assert row == keeper or (close[row, keeper] and place[keeper] < place[row])
+        assert found.keeper_N[keeper] == keeper
 
 
 def _hashes(seed: int, count: int) -> NDArray[np.uint64]:
@@ -35,46 +46,62 @@ def _hashes(seed: int, count: int) -> NDArray[np.uint64]:
     return base
 
 
-@given(seed=st.integers(0, 10**6), count=st.integers(0, 30), threshold=st.sampled_from([0.7, 0.9]))
-def test_small_fleets_are_grouped_as_all_pairs_say(seed: int, count: int, threshold: float) -> None:
-    emb = np.random.default_rng(seed).standard_normal((count, 3)).astype(np.float32)
+@given(seed=st.integers(0, 10**6), count=st.integers(0, 60), threshold=st.sampled_from([0.7, 0.9]), d=st.integers(2, 6))
+def test_groups_are_the_greedy_cover_by_the_best(seed: int, count: int, threshold: float, d: int) -> None:
+    random = np.random.default_rng(seed)
+    emb = random.standard_normal((count, d)).astype(np.float32)
     emb /= np.maximum(np.linalg.norm(emb, axis=1, keepdims=True), 1e-9)
-    close = emb @ emb.T >= threshold
-    found = near_duplicate_groups(emb, threshold=threshold)
-    assert found.cluster_N.tolist() == _components(close)
-    kept = found.keeper_N == np.arange(count)
-    assert all(close[i, found.keeper_N[i]] for i in np.flatnonzero(~kept))
-    assert not (close & ~np.eye(count, dtype=bool))[np.ix_(kept, kept)].any()  # No two keepers show the same.
-    assert kept[found.keeper_N].all()
+    priority = random.integers(0, 10, count)
+    found = near_duplicate_groups(emb, threshold=threshold, priority_N=priority)
+    _check(found, emb @ emb.T >= threshold, priority)
 
 
-@given(seed=st.integers(0, 10**6), count=st.integers(0, 40), hamming=st.integers(0, 8))
+@given(seed=st.integers(0, 10**6), count=st.integers(0, 60), hamming=st.integers(0, 8))
 def test_hashes_are_grouped_as_all_pairs_say(seed: int, count: int, hamming: int) -> None:
     hashes = _hashes(seed, count)
-    differing = np.bitwise_count(hashes[:, np.newaxis] ^ hashes)
-    found = near_duplicate_groups(None, hashes_N=hashes, max_hamming=hamming)
-    assert found.cluster_N.tolist() == _components(differing <= hamming)
+    close = np.bitwise_count(hashes[:, np.newaxis] ^ hashes) <= hamming
+    _check(near_duplicate_groups(None, hashes_N=hashes, max_hamming=hamming), close)
 
 
-def test_only_rows_of_the_same_drive_are_compared_when_asked() -> None:
-    hashes = _hashes(1, 400)
-    drives = np.random.default_rng(0).integers(0, 3, 400)
-    close = (np.bitwise_count(hashes[:, np.newaxis] ^ hashes) <= 4) & (drives[:, np.newaxis] == drives)
-    found = near_duplicate_groups(None, hashes_N=hashes, max_hamming=4, within_N=drives)
-    assert found.cluster_N.tolist() == _components(close)
-    assert (drives[found.keeper_N] == drives).all()
+def test_many_rows_in_blocks_are_grouped_by_vector_and_hash_within_their_drive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "_BLOCK_ROWS", 100)
+    monkeypatch.setattr(duplicates, "_COVER_ROWS", 16)
+    random = np.random.default_rng(0)
+    emb = random.standard_normal((900, 4)).astype(np.float32)
+    emb /= np.linalg.norm(emb, axis=1, keepdims=True)
+    hashes, drives, priority = _hashes(1, 900), random.integers(0, 3, 900), random.permutation(900)
+    hashes[::7] = 0
+    emb[::11] = 0
+    bits = np.bitwise_count(hashes[:, np.newaxis] ^ hashes) <= 4
+    close = (emb @ emb.T >= 0.97) | (bits & (hashes != 0) & (hashes != 0)[:, np.newaxis])
+    close &= drives[:, np.newaxis] == drives
+    _check(
+        near_duplicate_groups(emb, threshold=0.97, hashes_N=hashes, priority_N=priority, within_N=drives),
+        close,
+        priority,
+    )
 
 
-def test_nothing_is_dropped_that_its_keeper_does_not_show_but_a_chain_keeps_one() -> None:
+def test_nothing_is_dropped_that_its_keeper_does_not_show() -> None:
     angles = np.radians(np.arange(0, 60, 10))  # Each is like the next one, the ends are not alike.
     emb = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     threshold = float(np.cos(np.radians(11)))
     assert near_duplicate_groups(emb, threshold=threshold).keeper_N.tolist() == [0, 0, 2, 2, 4, 4]
-    assert near_duplicate_groups(emb, threshold=threshold, linkage="chain").keeper_N.tolist() == [0] * 6
     sharpest = near_duplicate_groups(emb, threshold=threshold, priority_N=np.array([5, 0, 4, 1, 3, 2]))
-    assert sharpest.keeper_N.tolist() == [1, 1, 1, 3, 3, 5]
-    assert [group.tolist() for group in sharpest.groups()] == [[1, 0, 2], [3, 4]]
+    _check(sharpest, emb @ emb.T >= threshold, np.array([5, 0, 4, 1, 3, 2]))
     assert sharpest.keepers.tolist() == [1, 3, 5]
+
+
+def test_the_sharpest_and_best_exposed_is_kept() -> None:
+    nan = float("nan")
+    sharp, dark, bright = np.array([[nan, 0, 0], [50, 0, 0], [90, 0.6, 0.1], [50, 0, nan], [60, 0, 0.1]]).T
+    assert duplicates.preference(sharp, dark, bright).tolist() == [4, 1, 3, 2, 0]
+
+
+def test_groups_of_some_rows_whose_keeper_may_be_elsewhere() -> None:
+    rows, keeper = np.array([2, 3, 5, 7, 8, 9]), np.array([5, 5, 5, 1, 1, 9])
+    assert [group.tolist() for group in duplicates.groups_of(rows, keeper)] == [[5, 2, 3], [7, 8]]
+    assert duplicates.groups_of(rows[:0], keeper[:0]) == []
 
 
 def test_rows_without_vector_or_hash_have_no_duplicates() -> None:
@@ -84,23 +111,42 @@ def test_rows_without_vector_or_hash_have_no_duplicates() -> None:
     assert found.keeper_N.tolist() == [0, 0, 2, 2]
 
 
-def test_a_fleet_is_grouped_in_cells_and_next_to_no_pair_is_missed() -> None:
+def test_in_cells_next_to_no_pair_is_kept_twice_and_nothing_is_merged_too_far() -> None:
     emb = ClipLike(rows=12_000).all()
-    close = np.triu(emb @ emb.T >= 0.95, k=1)
-    first, second = np.nonzero(close)
-    found = near_duplicate_groups(emb, threshold=0.95)
-    assert len(first) > 10_000
-    assert (found.cluster_N[first] == found.cluster_N[second]).mean() > 0.99
-    again = near_duplicate_groups(emb.astype(np.float16), threshold=0.95)
-    assert (again.keeper_N == found.keeper_N).mean() > 0.98
-    assert (near_duplicate_groups(emb, threshold=0.95).keeper_N == found.keeper_N).all()
-    codes = np.unique(
-        np.concatenate(
-            [12_000 * np.minimum(a, b) + np.maximum(a, b) for a, b in duplicates.near_pairs(emb, threshold=0.95)]
+    threshold = 0.995  # Thousands of keepers, so that they lie in cells.
+    found = near_duplicate_groups(emb, threshold=threshold)
+    kept = found.keepers
+    assert len(kept) > 2 * keepers._COMPARED_IN_FULL
+    close = np.triu(emb @ emb.T >= threshold, k=1)
+    assert close[np.ix_(kept, kept)].sum() < 0.01 * close.sum()
+    likeness = np.einsum("nd,nd->n", emb, emb[found.keeper_N])
+    assert likeness.min() >= threshold - 1e-5
+    again = near_duplicate_groups(emb.astype(np.float16), threshold=threshold)
+    assert (again.keeper_N == found.keeper_N).mean() > 0.9
+    assert (near_duplicate_groups(emb, threshold=threshold).keeper_N == found.keeper_N).all()
+
+
+def test_rows_that_come_later_join_the_keepers_that_are_there() -> None:
+    emb, threshold = ClipLike(rows=3000).all(), 0.97
+    hashes = np.zeros(3000, dtype=np.uint64)
+
+    def read(positions: NDArray[np.int64]) -> keepers.Rows:
+        return keepers.Rows(
+            ids=positions,
+            emb_ND=emb[positions],
+            hashes_N=hashes[positions],
+            groups_N=np.zeros(len(positions), np.int64),
         )
-    )
-    assert np.isin(first * 12_000 + second, codes).mean() > 0.99
-    assert np.isin(codes, first * 12_000 + second).mean() > 0.999
+
+    whole = near_duplicate_groups(emb, threshold=threshold).keeper_N
+    likeness = keepers.Likeness(threshold=threshold, max_hamming=0)
+    first = near_duplicate_groups(emb[:2000], threshold=threshold)
+    known = keepers.Keepers(threshold=threshold, max_hamming=0)
+    known.add(read(first.keepers))
+    later = duplicates.joined(known, np.arange(1000), read=lambda at: read(at + 2000), likeness=likeness)
+    all_together = np.concatenate([first.keeper_N, later])
+    assert np.unique(all_together).tolist() == np.unique(whole).tolist()
+    assert (np.einsum("nd,nd->n", emb, emb[all_together]) >= threshold - 1e-5).all()
 
 
 def test_a_crowd_of_the_same_picture_needs_no_more_memory_than_stated() -> None:

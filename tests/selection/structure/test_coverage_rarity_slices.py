@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -11,8 +12,7 @@ from infra.errors import InvalidInput
 from selection.fleet.columns import Columns
 from selection.structure import slices
 from selection.structure.coverage import coverage
-from selection.structure.novelty import Novelty, rarity
-from tests.benchmarks.vectors import ClipLike
+from selection.structure.rarity import neighbour_distance
 from tests.selection.conftest import Fleet
 
 
@@ -62,24 +62,12 @@ def test_an_empty_fleet_has_no_cells(fleet: Fleet) -> None:
     assert coverage(_columns(fleet), ["site"], labelled=np.zeros(0, dtype=bool)) == []
 
 
-def test_novelty_adds_up_to_what_all_labels_at_once_give() -> None:
-    emb = ClipLike(rows=3000, dimension=64).all()
-    piecewise, at_once = Novelty(emb), Novelty(emb)
-    assert (piecewise.score_N == 2).all()
-    for start in range(0, 300, 100):
-        piecewise.add(emb[start : start + 100])
-    at_once.add(emb[:300])
-    assert piecewise.score_N == pytest.approx(1 - (emb @ emb[:300].T).max(axis=1), abs=1e-5)
-    assert piecewise.score_N == pytest.approx(at_once.score_N, abs=1e-6)
-    assert piecewise.score_N[:300] == pytest.approx(0, abs=1e-5)
-
-
 def test_what_the_fleet_has_once_is_rare() -> None:
     emb = np.repeat(np.eye(4, dtype=np.float32), [50, 50, 50, 1], axis=0)
-    rare = rarity(emb, neighbours=3)
+    rare = neighbour_distance(emb, emb, neighbours=3)
     assert int(np.argmax(rare)) == 150
     assert rare[:150].max() < 1e-5
-    assert rarity(emb[:1]).tolist() == [0.0]
+    assert neighbour_distance(emb[:1], emb[:1]).tolist() == [0.0]
 
 
 def test_slices_are_the_clusters_with_their_words_and_attributes(fleet: Fleet) -> None:
@@ -100,6 +88,13 @@ def test_slices_are_the_clusters_with_their_words_and_attributes(fleet: Fleet) -
     assert [sorted(one.rows.tolist()) for one in found] == [rows[kind == i].tolist() for i in range(3)]
     assert [one.words[0] for one in found] == ["sun", "umbrellas", "sledges"]
     assert [(t.key, t.value, t.share) for t in found[2].traits] == [("weather", "snow", 1.0)]
+    # Called by the weather where most have the same, else by words, and each once.
+    assert [one.name for one in slices.described(found)] == ["clear", "rain", "snow"]
+    twice = slices.described([replace(one, traits=(), words=("a Wet road", "fog")) for one in found])
+    assert [one.name for one in twice] == ["a-wet-road-fog", "a-wet-road-fog-1", "a-wet-road-fog-2"]
+    day = slices.Trait(key="timeofday", value="day", share=0.9, fleet_share=0.3)
+    doubted = slices.described([replace(found[0], traits=(day,), words=("at dusk", "in daylight", "trees"))])
+    assert doubted[0].words == ("in daylight", "trees")
     again = slices.slices(emb, rows, count=3)
     assert [one.rows.tolist() for one in again] == [one.rows.tolist() for one in found]
     assert again[0].words == ()

@@ -1,0 +1,156 @@
+"""Surveys and novelties of small fleets: what they say, how rows join, and what is left of the ones before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from infra import database as documents
+from infra.errors import InvalidInput
+from selection import shards
+from selection.embedding.index import VectorIndex
+from selection.fleet.columns import Columns
+from selection.structure import novelty, survey
+from selection.structure.duplicates import near_duplicate_groups
+from tests.benchmarks.vectors import ClipLike
+from tests.selection.conftest import ENCODER, Fleet
+
+
+class Surveyed:
+    """A fleet that grows, with its index and columns as of now."""
+
+    def __init__(self, fleet: Fleet, rows: int) -> None:
+        documents.ensure_indexes(fleet.platform.database, survey.INDEXES | novelty.INDEXES)
+        self.fleet, self.platform = fleet, fleet.platform
+        self.emb_ND = ClipLike(rows=rows, dimension=64).all()
+        self.index = VectorIndex(fleet.platform, ENCODER)
+        self.columns = Columns(fleet.platform.database)
+        self.rows = 0
+
+    def grow(self, count: int, **facts: Any) -> None:
+        self.fleet.add(count, **facts)
+        self.fleet.embed(self.rows, self.emb_ND[self.rows : self.rows + count])
+        self.rows += count
+        self.index.refresh()
+        self.columns.refresh()
+
+    def make(self) -> survey.Survey:
+        made = survey.make(self.platform, self.index, self.columns, text_emb=None)
+        assert made is not None
+        return made
+
+    def values(self, made: survey.Survey) -> dict[str, NDArray[Any]]:
+        values = survey.kept(self.platform, made)
+        values.refresh()
+        return {name: values.all(name) for name in survey.COLUMNS}
+
+
+def test_a_survey_says_what_the_single_functions_say(fleet: Fleet) -> None:
+    here = Surveyed(fleet, 600)
+    sharpness = np.random.default_rng(0).uniform(1, 100, 600)
+    hashes = [f"{i // 3 + 1:016x}" if i >= 590 else "0" * 16 for i in range(600)]
+    here.grow(600, sharpness=sharpness.tolist(), perceptual_hash=hashes)
+    made = here.make()
+    assert survey.current(here.platform.database, ENCODER) == made
+    values = here.values(made)
+    priority = np.empty(600, dtype=np.int64)
+    priority[np.argsort(-sharpness, kind="stable")] = np.arange(600)
+    alone = near_duplicate_groups(
+        survey.HalfVectors(here.index, np.arange(600)),
+        hashes_N=np.array([int(one, 16) for one in hashes], dtype=np.uint64),
+        priority_N=priority,
+    )
+    assert values["keeper"].tolist() == alone.keeper_N.tolist()
+    assert 2 < len(alone.keepers) < 500
+    assert (values["slice"] >= 0).all()
+    assert values["slice"].max() < len(made.slices)
+    assert np.isfinite(values["rarity"]).all()
+    assert values["hash"][599] == int(hashes[599], 16)
+    names = [one.name for one in made.slices]
+    assert len(set(names)) == len(names)
+
+
+def test_rows_that_come_later_join_and_change_no_other(fleet: Fleet) -> None:
+    here = Surveyed(fleet, 700)
+    here.grow(500)
+    made = here.make()
+    before = here.values(made)
+    here.grow(100)
+    assert not survey.is_due(here.platform, made, rows=600)
+    assert survey.join(here.platform, made, here.index, here.columns) == 100
+    assert survey.join(here.platform, made, here.index, here.columns) == 0
+    after = here.values(made)
+    for name in survey.COLUMNS:
+        assert np.array_equal(after[name][:500], before[name])
+    keeper_N = after["keeper"]
+    assert (keeper_N[keeper_N] == keeper_N).all()
+    assert (np.einsum("nd,nd->n", here.emb_ND[:600], here.emb_ND[keeper_N]) > 0.949).all()
+    kept = np.flatnonzero(keeper_N == np.arange(600))
+    assert (here.emb_ND[kept] @ here.emb_ND[kept].T - np.eye(len(kept))).max() < 0.951
+    here.grow(100)
+    assert survey.is_due(here.platform, made, rows=700)
+    again = here.make()
+    assert again.rows == 700
+    assert shards.row_total(here.platform.database, "surveys", made.survey_id) == 0
+    assert survey.current(here.platform.database, ENCODER) == again
+
+
+def test_frames_that_are_not_embedded_wait_and_unreadable_ones_have_no_slice(fleet: Fleet) -> None:
+    here = Surveyed(fleet, 40)
+    with pytest.raises(InvalidInput, match="mlpl embed"):
+        here.make()
+    fleet.add(30)
+    valid = np.arange(20) != 5
+    fleet.embed(0, here.emb_ND[:20], valid=valid)
+    here.index.refresh()
+    here.columns.refresh()
+    values = here.values(here.make())
+    assert len(values["keeper"]) == 20
+    assert (values["slice"][5], values["keeper"][5]) == (-1, 5)
+    assert np.isnan(values["rarity"][5])
+    assert survey.surveyable(here.platform, ENCODER) == 20
+
+
+def test_a_survey_whose_shard_was_lost_is_filled_again(fleet: Fleet) -> None:
+    here = Surveyed(fleet, 100)
+    here.grow(100)
+    made = here.make()
+    before = here.values(made)
+    record = shards.records(here.platform.database, "surveys", made.survey_id)[0]
+    here.platform.objects.delete(record.object_key)
+    assert here.values(made)["keeper"].tolist() == []
+    assert survey.join(here.platform, made, here.index, here.columns) == 100
+    after = here.values(made)
+    assert after["keeper"].tolist() == before["keeper"].tolist()
+    assert after["slice"].tolist() == before["slice"].tolist()
+
+
+def test_novelties_follow_labels_and_rows(fleet: Fleet) -> None:
+    here = Surveyed(fleet, 300)
+    here.grow(200)
+
+    def check(labelled: list[int], *, rows: int) -> None:
+        novelty.update(here.platform, here.index, np.array(labelled, dtype=np.int64), rows=rows)
+        producer = novelty.current(here.platform.database, ENCODER)
+        assert producer is not None
+        values = novelty.kept(here.platform, producer)
+        values.refresh()
+        emb = here.index.vectors(np.arange(rows))
+        assert values.all("novelty") == pytest.approx(1 - (emb @ emb[labelled].T).max(axis=1), abs=1e-5)
+        assert len(shards.records(here.platform.database, "novelties", producer)) >= 1
+
+    check([3, 50], rows=200)
+    check([3, 50, 120], rows=200)
+    here.grow(100)
+    check([3, 50, 120], rows=300)
+    check([3, 50, 120, 250], rows=300)
+    check([3, 250], rows=300)  # A label was taken back.
+    db = here.platform.database
+    assert db.novelties.count_documents({}) == 1
+    assert len(db.shards.distinct("producer", {"kind": "novelties"})) == 1
+    assert not novelty.is_current(db, ENCODER, state="7", rows=300)
+    assert novelty.update(here.platform, here.index, np.array([3, 250]), rows=300, state="7") == 0
+    assert novelty.is_current(db, ENCODER, state="7", rows=300)
