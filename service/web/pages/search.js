@@ -305,6 +305,7 @@ class SearchPage {
       unlike: (id) => this.visitExamples("unlike", id),
       hit: (id) => (hit()?.frame_id === id ? hit() : null),
       select: (id) => this.toggle(id),
+      teach: (id, side) => this.mark(id, side),
       isSelected: (id) => this.grid.selection.has(id),
       place: (id) => (hit()?.frame_id === id ? `${count(this.grid.at + 1)} of ${count(this.found.total)}` : ""),
     });
