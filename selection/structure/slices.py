@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import InvalidInput
-from selection.fleet.loading import MEASURED_KEYS, Columns
+from selection.fleet.columns import Columns
+from selection.fleet.loading import MEASURED_KEYS
 
 WORDS = 3
 TRAITS = 3

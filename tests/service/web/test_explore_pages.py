@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from typing import TYPE_CHECKING
 
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 WIDTHS = (1400, 1000, 420)
-needs_survey = pytest.mark.skipif(
-    importlib.util.find_spec("service.kept_structure") is None, reason="this version keeps no survey"
-)
 
 
 def run_cli(platform: Platform, command: str) -> None:
@@ -28,7 +24,6 @@ def run_cli(platform: Platform, command: str) -> None:
     assert run.exit_code == 0, run.output
 
 
-@needs_survey
 @pytest.mark.parametrize("width", WIDTHS)
 def test_slices_lead_to_a_search_of_what_they_hold(
     page: Page, address: str, small_platform: Platform, width: int
@@ -82,7 +77,6 @@ def test_coverage_leads_to_the_unlabelled_frames_of_a_cell(page: Page, address: 
     expect(page.locator("#total")).to_have_text(re.compile(r"^\d frames?$"))
 
 
-@needs_survey
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_map_colours_opens_and_lassoes(
     page: Page, address: str, fleet: list[Frame], small_platform: Platform, width: int
@@ -121,7 +115,6 @@ def test_the_map_colours_opens_and_lassoes(
     expect(page.locator(".chip").first).to_contain_text("drawn on the map")
 
 
-@needs_survey
 def test_a_frame_on_the_map_opens_by_key(
     page: Page, address: str, fleet: list[Frame], small_platform: Platform
 ) -> None:
