@@ -211,17 +211,31 @@ def _frames(
 def _pictures(
     container: InputContainer, stream: VideoStream, *, told: _Told, throttle: Throttle, is_paid: bool
 ) -> Iterator[VideoFrame]:
+    """All pictures that are whole. After a damaged one everything up to the next keyframe builds on it, so that is left out, too: what a decoder
+    makes up there differs with the number of its threads.
+    """
     from av.error import FFmpegError
 
+    is_sound = True
     for packet in container.demux(stream):
         if not is_paid:
             throttle.take(packet.size)
         if packet.pts is not None and packet.time_base is not None:
             told.since_start(packet.pts * packet.time_base)
+        if packet.is_corrupt:
+            is_sound = False
+        elif (
+            packet.is_keyframe or not packet.size
+        ):  # The last packet is empty and asks for what is still being decoded.
+            is_sound = True
+        if not is_sound:
+            told.damage()
+            continue
         try:
             yield from packet.decode()
         except FFmpegError:
-            told.damage()  # The pictures after it may be whole.
+            told.damage()
+            is_sound = False
 
 
 def _described(video: SourceFile, container: InputContainer, options: VideoOptions) -> SourceFile:
