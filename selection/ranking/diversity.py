@@ -59,7 +59,7 @@ class _LazyGreedy:
     """The state of one run: what is known of each row's similarity to its nearest centre, and up to which centre.
 
     `near_N` is never above the true value by more than rounding, and equal to it but for rounding where `seen_N` is the number of
-    centres.
+    centres, unless the row is `unsure`: not yet compared with all that are labelled.
     """
 
     def __init__(self, pool: NDArray[np.float32], labelled: NDArray[np.float32], *, budget: int) -> None:
@@ -73,6 +73,7 @@ class _LazyGreedy:
         self._labelled = self._count = len(labelled)
         self._near_N: NDArray[np.float32] = np.full(count, -np.inf, dtype=np.float32)
         self._seen_N = np.zeros(count, dtype=np.int64)
+        self._unsure_N = np.zeros(count, dtype=bool)
         # Rounding errors of a sum of D products of unit rows grow with sqrt(D); four times that holds but for one row in thousands of
         # millions: Higham and Mary, "A New Approach to Probabilistic Rounding Error Analysis", SIAM J. Sci. Comput. 2019.
         self._slack = 4.0 * max(4.0, float(np.sqrt(dimension))) * 2.0**-24
@@ -81,7 +82,8 @@ class _LazyGreedy:
         """Picks until the budget is spent."""
         if self._count:
             self._near_N = _similarity_bound(self._pool, self._centres[: self._labelled])
-            self._seen_N[:] = self._labelled if self._labelled <= _COMPARED_IN_FULL else 0
+            self._seen_N[:] = self._labelled
+            self._unsure_N[:] = self._labelled > _COMPARED_IN_FULL
         else:
             self._take(self._nearest_to_the_mean(), distance=np.inf)
             np.matmul(self._pool, self._centres[0], out=self._near_N)
@@ -93,7 +95,7 @@ class _LazyGreedy:
     def _round(self) -> None:
         """Brings the rows that may be the farthest up to date and picks among them, as long as no other row can be farther."""
         rows, bound = self._worst()
-        self._catch_up(rows)
+        self._catch_up(rows, bound)
         rows = rows[self._near_N[rows] <= bound]
         block, near = self._pool[rows], self._near_N[rows]
         while self._taken < len(self.picks) and len(rows):
@@ -122,19 +124,21 @@ class _LazyGreedy:
         bound = float(np.partition(self._near_N, _ROUND_ROWS)[_ROUND_ROWS]) + 4 * self._slack
         return np.flatnonzero(self._near_N <= bound), bound
 
-    def _catch_up(self, rows: NDArray[np.int64]) -> None:
+    def _catch_up(self, rows: NDArray[np.int64], bound: float) -> None:
+        """Compares rows with the picks that they have not seen, and those that are still within the bound with everything labelled."""
         behind = rows[self._seen_N[rows] < self._count]
         behind = behind[np.argsort(self._seen_N[behind], kind="stable")]
-        start = 0
-        while start < len(behind):
+        for start in range(0, len(behind), _CATCH_UP_ROWS):
             some = behind[start : start + _CATCH_UP_ROWS]
-            if self._seen_N[some[0]] < self._labelled <= self._seen_N[some[-1]]:
-                some = some[self._seen_N[some] < self._labelled]  # Those after them have far fewer centres to see.
-            start += len(some)
-            part = self._pool[some]
-            near = nearest_similarity(part, self._centres[self._seen_N[some[0]] : self._count])
-            self._near_N[some] = np.maximum(self._near_N[some], near)
+            self._compare(some, self._centres[self._seen_N[some[0]] : self._count])
         self._seen_N[behind] = self._count
+        # The labelled are many and the picks few: whatever lies near to a pick never has to be compared with them.
+        unsure = rows[self._unsure_N[rows] & (self._near_N[rows] <= bound)]
+        self._compare(unsure, self._centres[: self._labelled])
+        self._unsure_N[unsure] = False
+
+    def _compare(self, rows: NDArray[np.int64], centres: NDArray[np.float32]) -> None:
+        self._near_N[rows] = np.maximum(self._near_N[rows], nearest_similarity(self._pool[rows], centres))
 
     def _settled(self, rows: NDArray[np.int64], rivals: NDArray[np.int64]) -> tuple[int, float]:
         """Which of the rivals is the farthest in double precision, and its similarity; the lowest position where they tie."""
