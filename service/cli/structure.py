@@ -122,6 +122,7 @@ def duplicates(
 def _show_pairs(
     where: str, frame: str | None, *, threshold: float, within_drives: bool, limit: int, as_json: bool
 ) -> None:
+    from selection.fleet import frames
     from service import duplicate_pairs
     from service.curator import Curator
 
@@ -144,9 +145,9 @@ def _show_pairs(
             alike, near = duplicate_pairs.duplicates_of_frame(
                 opened, curator, frame, where=where, threshold=threshold, most=limit
             )
-            ids = _ids(opened, alike.tolist())
-            rows, cosines, total = [[frame, ids[row]] for row in alike.tolist()], near.tolist(), None
-            summary = f"{len(alike)} near-duplicates of {frame}" + (" and perhaps more" if len(alike) == limit else "")
+            ids, asked = _ids(opened, alike.tolist()), frames.get(opened.database, frame).frame_id
+            rows, cosines, total = [[asked, ids[row]] for row in alike.tolist()], near.tolist(), None
+            summary = f"{len(alike)} near-duplicates of {asked}" + (" and perhaps more" if len(alike) == limit else "")
     listed = [{"frames": pair, "cosine": cosine} for pair, cosine in zip(rows, cosines, strict=True)]
     value = {"pairs": listed} if total is None else {"pairs_total": total, "pairs": listed}
 

@@ -92,7 +92,9 @@ def test_pairs_of_the_fleet_and_of_a_frame(embedded: Platform, small_client: Tes
         assert {frozenset((frame.frame_id, one["frame_id"])) for one in listed} == {
             pair for pair in alike if frame.frame_id in pair
         }
-    one = CliRunner().invoke(app, ["duplicates", "--frame", fleet[0].frame_id, "--threshold", "0.5"], env=environment)
+    one = CliRunner().invoke(
+        app, ["duplicates", "--frame", fleet[0].frame_id[:8], "--threshold", "0.5"], env=environment
+    )
     assert f"near-duplicates of {fleet[0].frame_id}" in one.stdout
     assert small_client.get("/api/v1/duplicates/pairs", params={"frame": "0" * 32}).status_code == 404
     assert CliRunner().invoke(app, ["duplicates", "--pairs", "--max-hamming", "1"], env=environment).exit_code == 2
