@@ -14,6 +14,7 @@ Vectors: TypeAlias = NDArray[np.float32] | NDArray[np.float16]
 _ROUND_ROWS = 1024
 _CATCH_UP_ROWS = 512
 _COMPARED_IN_FULL = 2048
+_SETTLED_ROWS = 64
 _BLOCK_ELEMENTS = 2**23  # 32 MB of similarities at a time.
 
 
@@ -59,7 +60,8 @@ class _LazyGreedy:
     """The state of one run: what is known of each row's similarity to its nearest centre, and up to which centre.
 
     `near_N` is never above the true value by more than rounding, and equal to it but for rounding where `seen_N` is the number of
-    centres.
+    centres, unless the row is `unsure`: not yet compared with all that are labelled. `exact_N` is the same in double
+    precision, as of the first `exact_seen_N` centres.
     """
 
     def __init__(self, pool: NDArray[np.float32], labelled: NDArray[np.float32], *, budget: int) -> None:
@@ -73,6 +75,9 @@ class _LazyGreedy:
         self._labelled = self._count = len(labelled)
         self._near_N: NDArray[np.float32] = np.full(count, -np.inf, dtype=np.float32)
         self._seen_N = np.zeros(count, dtype=np.int64)
+        self._unsure_N = np.zeros(count, dtype=bool)
+        self._exact_N = np.full(count, -np.inf, dtype=np.float64)
+        self._exact_seen_N = np.zeros(count, dtype=np.int64)
         # Rounding errors of a sum of D products of unit rows grow with sqrt(D); four times that holds but for one row in thousands of
         # millions: Higham and Mary, "A New Approach to Probabilistic Rounding Error Analysis", SIAM J. Sci. Comput. 2019.
         self._slack = 4.0 * max(4.0, float(np.sqrt(dimension))) * 2.0**-24
@@ -81,7 +86,8 @@ class _LazyGreedy:
         """Picks until the budget is spent."""
         if self._count:
             self._near_N = _similarity_bound(self._pool, self._centres[: self._labelled])
-            self._seen_N[:] = self._labelled if self._labelled <= _COMPARED_IN_FULL else 0
+            self._seen_N[:] = self._labelled
+            self._unsure_N[:] = self._labelled > _COMPARED_IN_FULL
         else:
             self._take(self._nearest_to_the_mean(), distance=np.inf)
             np.matmul(self._pool, self._centres[0], out=self._near_N)
@@ -93,7 +99,7 @@ class _LazyGreedy:
     def _round(self) -> None:
         """Brings the rows that may be the farthest up to date and picks among them, as long as no other row can be farther."""
         rows, bound = self._worst()
-        self._catch_up(rows)
+        self._catch_up(rows, bound)
         rows = rows[self._near_N[rows] <= bound]
         block, near = self._pool[rows], self._near_N[rows]
         while self._taken < len(self.picks) and len(rows):
@@ -106,7 +112,7 @@ class _LazyGreedy:
                 return
             rivals = np.flatnonzero(near <= least + 2 * self._slack)
             if len(rivals) > 1:
-                place, least = self._settled(rows, rivals)
+                place, least = self._settled(rows, rivals, near)
             self._take(int(rows[place]), distance=1.0 - least)
             np.maximum(near, block @ block[place], out=near)
             near[place] = np.inf  # Picked once; duplicates of it are merely very near.
@@ -122,30 +128,48 @@ class _LazyGreedy:
         bound = float(np.partition(self._near_N, _ROUND_ROWS)[_ROUND_ROWS]) + 4 * self._slack
         return np.flatnonzero(self._near_N <= bound), bound
 
-    def _catch_up(self, rows: NDArray[np.int64]) -> None:
+    def _catch_up(self, rows: NDArray[np.int64], bound: float) -> None:
+        """Compares rows with the picks that they have not seen, and those that are still within the bound with everything labelled."""
         behind = rows[self._seen_N[rows] < self._count]
         behind = behind[np.argsort(self._seen_N[behind], kind="stable")]
-        start = 0
-        while start < len(behind):
+        for start in range(0, len(behind), _CATCH_UP_ROWS):
             some = behind[start : start + _CATCH_UP_ROWS]
-            if self._seen_N[some[0]] < self._labelled <= self._seen_N[some[-1]]:
-                some = some[self._seen_N[some] < self._labelled]  # Those after them have far fewer centres to see.
-            start += len(some)
-            part = self._pool[some]
-            near = nearest_similarity(part, self._centres[self._seen_N[some[0]] : self._count])
-            self._near_N[some] = np.maximum(self._near_N[some], near)
+            self._compare(some, self._centres[self._seen_N[some[0]] : self._count])
         self._seen_N[behind] = self._count
+        # The labelled are many and the picks few: whatever lies near to a pick never has to be compared with them.
+        unsure = rows[self._unsure_N[rows] & (self._near_N[rows] <= bound)]
+        self._compare(unsure, self._centres[: self._labelled])
+        self._unsure_N[unsure] = False
 
-    def _settled(self, rows: NDArray[np.int64], rivals: NDArray[np.int64]) -> tuple[int, float]:
+    def _compare(self, rows: NDArray[np.int64], centres: NDArray[np.float32]) -> None:
+        self._near_N[rows] = np.maximum(self._near_N[rows], nearest_similarity(self._pool[rows], centres))
+
+    def _settled(
+        self, rows: NDArray[np.int64], rivals: NDArray[np.int64], near: NDArray[np.float32]
+    ) -> tuple[int, float]:
         """Which of the rivals is the farthest in double precision, and its similarity; the lowest position where they tie."""
-        centres = self._centres[: self._count]
-        step = max(1, _BLOCK_ELEMENTS // self._count)
-        exact = np.empty(len(rivals), dtype=np.float64)
-        for start in range(0, len(rivals), step):
-            some = self._pool[rows[rivals[start : start + step]]]
-            exact[start : start + step] = _exactly_nearest(some, centres, slack=self._slack)
+        if (self._exact_seen_N[rows[rivals]] == 0).any():
+            # Whoever is nearly the farthest now will be a rival soon, and many together cost little more than one.
+            soon = np.argpartition(near, _SETTLED_ROWS)[:_SETTLED_ROWS] if len(near) > _SETTLED_ROWS else rivals
+            every = rows[np.union1d(rivals, soon)]
+            self._settle(every[self._exact_seen_N[every] == 0])
+        asked = rows[rivals]
+        self._settle(asked[self._exact_seen_N[asked] < self._count])
+        exact = self._exact_N[asked]
         best = int(np.argmin(exact))
         return int(rivals[best]), float(exact[best])
+
+    def _settle(self, rows: NDArray[np.int64]) -> None:
+        """Brings rows up to date in double precision."""
+        if not len(rows):
+            return
+        centres = self._centres[int(self._exact_seen_N[rows].min()) : self._count]
+        step = max(1, _BLOCK_ELEMENTS // len(centres))
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            exact = _exactly_nearest(self._pool[some], centres, slack=self._slack)
+            self._exact_N[some] = np.maximum(self._exact_N[some], exact)
+        self._exact_seen_N[rows] = self._count
 
     def _nearest_to_the_mean(self) -> int:
         count = len(self._pool)

@@ -31,7 +31,7 @@ WORKING_MEMORY_BYTES = 512 * 2**20
 """What grouping 100,000 rows may take beside its arguments; a test holds it to that."""
 
 _BLOCK_ROWS = 8192
-_COVER_ROWS = 1024
+_COVER_ROWS = 256
 
 
 class Vectors(Protocol):
@@ -196,8 +196,8 @@ def _cover(rows: Rows, likeness: Likeness) -> NDArray[np.int64]:
         kept = block[own]
         theirs = rows.take(kept)
         remaining = []
-        for start in range(0, len(later), 8 * _COVER_ROWS):
-            part = later[start : start + 8 * _COVER_ROWS]
+        for start in range(0, len(later), 32 * _COVER_ROWS):
+            part = later[start : start + 32 * _COVER_ROWS]
             alike, near = likeness(rows.take(part), theirs)
             hit = alike.any(axis=1)
             keeper[part[hit]] = kept[np.where(alike[hit], near[hit], -np.inf).argmax(axis=1)]

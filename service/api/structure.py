@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from selection.fleet import frames
 from selection.structure.duplicates import DEFAULT_HAMMING, DEFAULT_THRESHOLD
-from service import structure
+from service import duplicate_pairs, structure
 from service.api.errors import RESPONSES
 from service.api.line import Line, OneLine
 
@@ -37,6 +37,13 @@ class DuplicatesOut(BaseModel):
     kept: int
     skipped: int
     waiting: int
+
+
+class DuplicateOut(BaseModel):
+    """A near-duplicate of a frame."""
+
+    frame_id: str
+    cosine: float
 
 
 class TraitOut(BaseModel):
@@ -116,6 +123,25 @@ def duplicates(
         skipped=found.skipped,
         waiting=found.waiting,
     )
+
+
+@router.get("/duplicates/pairs", responses={404: RESPONSES[404]})
+def duplicates_of_frame(
+    line: OneLine,
+    frame: Annotated[str, Query(description="Whose near-duplicates.")],
+    where: Where = "",
+    threshold: Annotated[float, Query(ge=0.5, le=1.0, description="Least cosine similarity.")] = DEFAULT_THRESHOLD,
+    limit: Limit = 50,
+) -> list[DuplicateOut]:
+    """Frames that are near-duplicates of one frame by embedding, whichever group they are in, most alike first."""
+    rows, cosines = duplicate_pairs.duplicates_of_frame(
+        line.platform, line.curator, frame, where=where, threshold=threshold, most=limit
+    )
+    ids = _ids(line, rows.tolist())
+    return [
+        DuplicateOut(frame_id=ids[row], cosine=cosine)
+        for row, cosine in zip(rows.tolist(), cosines.tolist(), strict=True)
+    ]
 
 
 @router.get("/slices")

@@ -56,11 +56,26 @@ def duplicates(
     within_drives: Annotated[
         bool, typer.Option("--within-drives", help="Compare frames of the same drive only.")
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Groups to show.")] = 20,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Every two frames that are alike by embedding, most alike first.")
+    ] = False,
+    frame: Annotated[
+        str | None, typer.Option(help="The frames that are alike by embedding to this one.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Groups or pairs to show.")] = 20,
     as_json: Json = False,
 ) -> None:
     """Groups frames that show the same, with the one to keep of each group: as surveyed, or compared anew with thresholds of one's own."""
     from selection.structure.duplicates import DEFAULT_HAMMING, DEFAULT_THRESHOLD
+
+    if pairs or frame is not None:
+        if max_hamming is not None or (frame is not None and (pairs or within_drives)):
+            raise typer.BadParameter(
+                "--pairs goes with --where, --threshold, --within-drives, --limit; --frame with --where, --threshold, --limit"
+            )
+        least = DEFAULT_THRESHOLD if threshold is None else threshold
+        _show_pairs(where, frame, threshold=least, within_drives=within_drives, limit=limit, as_json=as_json)
+        return
     from service import structure
     from service.curator import Curator
 
@@ -100,6 +115,45 @@ def duplicates(
         )
         summary = f"{found.frames} frames, {found.kept} to keep, {len(found.groups)} groups of duplicates"
         return f"{lines}\n{summary}" + (f"; {found.skipped} without vector and hash" if found.skipped else "")
+
+    show(value, as_json=as_json, text=text)
+
+
+def _show_pairs(
+    where: str, frame: str | None, *, threshold: float, within_drives: bool, limit: int, as_json: bool
+) -> None:
+    from selection.fleet import frames
+    from service import duplicate_pairs
+    from service.curator import Curator
+
+    with platform() as opened, progress_bar("comparing") as progress:
+        curator = Curator(opened)
+        if frame is None:
+            found = duplicate_pairs.pairs_of_fleet(
+                curator,
+                where=where,
+                threshold=threshold,
+                within_drives=within_drives,
+                most=limit,
+                progress=progress,
+            )
+            ids = _ids(opened, found.rows_P2.ravel().tolist())
+            rows = [[ids[row] for row in pair] for pair in found.rows_P2.tolist()]
+            cosines, total = found.cosine_P.tolist(), found.total
+            summary = f"{total} pairs among {found.frames} frames"
+        else:
+            alike, near = duplicate_pairs.duplicates_of_frame(
+                opened, curator, frame, where=where, threshold=threshold, most=limit
+            )
+            ids, asked = _ids(opened, alike.tolist()), frames.get(opened.database, frame).frame_id
+            rows, cosines, total = [[asked, ids[row]] for row in alike.tolist()], near.tolist(), None
+            summary = f"{len(alike)} near-duplicates of {asked}" + (" and perhaps more" if len(alike) == limit else "")
+    listed = [{"frames": pair, "cosine": cosine} for pair, cosine in zip(rows, cosines, strict=True)]
+    value = {"pairs": listed} if total is None else {"pairs_total": total, "pairs": listed}
+
+    def text() -> str:
+        lines = [[*pair, f"{cosine:.4f}"] for pair, cosine in zip(rows, cosines, strict=True)]
+        return f"{table(['frame', 'near-duplicate', 'cosine'], lines)}\n{summary}"
 
     show(value, as_json=as_json, text=text)
 

@@ -203,6 +203,16 @@ def duplicate_keepers(emb_ND: NDArray[np.float32], *, threshold: float) -> NDArr
     return keepers
 
 
+def duplicate_pairs(emb_ND: NDArray[np.float32], *, threshold: float) -> NDArray[np.int64]:
+    """Every pair of near-duplicates that is found, shape (P, 2), the lower row first."""
+    from selection.structure.pairs import near_duplicate_pairs
+
+    pieces = [
+        np.stack([piece.first_P, piece.second_P], axis=1) for piece in near_duplicate_pairs(emb_ND, threshold=threshold)
+    ]
+    return np.concatenate(pieces) if pieces else np.empty((0, 2), dtype=np.int64)
+
+
 def _mongod_pid(home: Path) -> int | None:
     endpoint = home / "mongod" / "endpoint.json"
     return int(json.loads(endpoint.read_text())["mongod"]) if endpoint.is_file() else None

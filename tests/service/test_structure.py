@@ -66,6 +66,40 @@ def test_the_structure_of_a_fleet_over_http(small_client: TestClient, fleet: lis
     assert small_client.get("/api/v1/slices", params={"task": "nothing"}).status_code == 404
 
 
+def test_pairs_of_the_fleet_and_of_a_frame(embedded: Platform, small_client: TestClient, fleet: list[Frame]) -> None:
+    index = Curator(embedded).index()
+    rows = np.array([frame.row for frame in fleet])
+    cosine = index.vectors(rows) @ index.vectors(rows).T
+    threshold = float(np.sort(cosine[np.triu_indices(12, k=1)])[-6]) - 1e-3
+    alike = {
+        frozenset((fleet[i].frame_id, fleet[j].frame_id))
+        for i, j in zip(*np.nonzero(np.triu(cosine, k=1) >= threshold), strict=True)
+    }
+    environment = embedded.settings.as_environment()
+    found = CliRunner().invoke(app, ["duplicates", "--pairs", "--threshold", str(threshold), "--json"], env=environment)
+    value = json.loads(found.stdout)
+    assert {frozenset(one["frames"]) for one in value["pairs"]} == alike
+    assert value["pairs_total"] == len(alike)
+    similar = [one["cosine"] for one in value["pairs"]]
+    assert similar == sorted(similar, reverse=True)
+    few = ["duplicates", "--pairs", "--threshold", str(threshold), "--limit", "2", "--within-drives"]
+    assert "pairs among 12 frames" in CliRunner().invoke(app, few, env=environment).stdout
+
+    for frame in fleet:
+        listed = small_client.get(
+            "/api/v1/duplicates/pairs", params={"frame": frame.frame_id, "threshold": threshold}
+        ).json()
+        assert {frozenset((frame.frame_id, one["frame_id"])) for one in listed} == {
+            pair for pair in alike if frame.frame_id in pair
+        }
+    one = CliRunner().invoke(
+        app, ["duplicates", "--frame", fleet[0].frame_id[:8], "--threshold", "0.5"], env=environment
+    )
+    assert f"near-duplicates of {fleet[0].frame_id}" in one.stdout
+    assert small_client.get("/api/v1/duplicates/pairs", params={"frame": "0" * 32}).status_code == 404
+    assert CliRunner().invoke(app, ["duplicates", "--pairs", "--max-hamming", "1"], env=environment).exit_code == 2
+
+
 def test_a_survey_answers_requests_and_search_terms(
     embedded: Platform, small_client: TestClient, fleet: list[Frame]
 ) -> None:

@@ -23,7 +23,8 @@ def _plain(pool: NDArray[np.float32], labelled: NDArray[np.float32], budget: int
     picked: list[int] = []
     for _ in range(budget):
         if not centres:
-            best = int(np.argmax(pool @ pool.mean(axis=0)))
+            mean = pool.mean(axis=0, dtype=np.float64)  # Of two rows only rounding tells which is nearer to it.
+            best = int(np.argmax([(row.astype(np.float64) * mean).sum() for row in pool]))
         else:
             far = [
                 -1.0 if i in picked else min(float(((x - c) ** 2).sum()) for c in centres) for i, x in enumerate(pool)
