@@ -159,6 +159,7 @@ def test_the_map_is_made_once_and_filtered(
     with Image.open(png) as picture:
         assert picture.width > picture.height == map_picture.SIDE_PX
     assert structure.draw_map(embedded, Curator(embedded))[1] == 0
+    time.sleep(2 * FRESH_FOR_S)
     shown = small_client.get("/api/v1/map", params={"where": "timeofday:night"}).json()
     assert shown["projection_id"] == made["projection_id"]
     assert shown["rows"] == [frame.row for frame in fleet if frame.attributes["timeofday"] == "night"]
