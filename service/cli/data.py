@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from service.cli.context import Json, platform, progress_bar, show, table
+from service.cli.context import Json, QueryCommand, platform, progress_bar, show, table
 
 if TYPE_CHECKING:
     from infra.platform import Platform
@@ -24,7 +24,7 @@ def add_to(app: typer.Typer) -> None:
     """Adds the commands of this module."""
     app.command()(ingest)
     app.command()(embed)
-    app.command()(search)
+    app.command(cls=QueryCommand)(search)
     app.command()(withdraw)
     app.command()(rejects)
     app.command()(status)
@@ -206,7 +206,7 @@ def search(
     group: Annotated[
         str | None, typer.Option(help="A key, such as drive: of the frames with one value show only the first.")
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="How many frames.")] = 20,
+    k: Annotated[int, typer.Option("--limit", "-k", min=1, max=10_000, help="How many frames.")] = 20,
     cursor: Annotated[str | None, typer.Option(help="next_cursor of the page before (see --json).")] = None,
     as_json: Json = False,
 ) -> None:

@@ -71,6 +71,7 @@ def test_commands_that_need_no_model_import_none(platform: Platform) -> None:
         (["serve", "--host", "0.0.0.0"], 1, "MLPL_ACCESS_TOKEN"),
         (["search", "--like", "abcdef"], 1, "abcdef does not exist"),
         (["search", "wet road weather:"], 1, "query, character 18: a value is missing"),
+        (["search", "--json", "-weather:", "--limit", "3"], 1, "query, character 10: a value is missing"),
         (["withdraw", "abcdef"], 1, "abcdef does not exist"),
     ],
 )
