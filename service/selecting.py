@@ -174,6 +174,8 @@ class FleetSources:
 
     def groups(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64]:
         """The keeper's position among the rows, which are compared now."""
+        import numpy as np
+
         from selection.structure.duplicates import near_duplicate_groups
         from selection.structure.survey import HalfVectors, hashes_of
 

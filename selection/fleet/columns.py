@@ -6,6 +6,7 @@ read when they appear, and rows whose record changed when its `changed_at` is ne
 
 from __future__ import annotations
 
+import difflib
 import math
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -480,9 +481,12 @@ class Columns:
                 f"{name!r} has more than {loading.MOST_VALUES} different values and cannot be filtered by"
             )
         own = [key for provider in self._providers for key in provider.provides]
-        known = ", ".join(sorted({*view.keys, *own}))
+        known = sorted({*view.keys, *own})
+        near = difflib.get_close_matches(plain, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise InvalidInput(
-            f"there is no key {name!r}; the fleet has {known}, and after:, before:, near: and has:", key=name
+            f"there is no key {name!r}; the fleet has {', '.join(known)}, and after:, before:, near: and has:{hint}",
+            key=name,
         )
 
 

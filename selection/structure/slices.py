@@ -18,6 +18,7 @@ TRAITS = 3
 MOST_SLICES = 500
 _LEAST_ROWS = 5
 _MOST_VALUES = 200
+_NOT_TRAITS = frozenset({*MEASURED_KEYS, "latitude", "longitude"})
 _TELLING_SHARE = 0.6
 """An attribute that so many of a slice share says more about it than words do, of which an encoder is seldom sure."""
 
@@ -246,7 +247,7 @@ def _traits(columns: Columns, inside: NDArray[np.int64], everything: NDArray[np.
     """Values by the z-score of their share, as if the slice had been drawn from the fleet at random; those about the scene first."""
     rated: list[tuple[float, Trait]] = []
     for key in columns.keys:
-        if key in MEASURED_KEYS:
+        if key in _NOT_TRAITS:
             continue
         codes, values = columns.codes(key)
         if not 1 < len(values) <= _MOST_VALUES or len(codes) <= int(everything.max()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     from infra.platform import Platform
@@ -21,6 +23,21 @@ Hyperparameters = Annotated[
     list[str] | None,
     typer.Option("--set", help="A hyperparameter, as name=value; may be repeated.", show_default=False),
 ]
+
+
+class QueryCommand(TyperCommand):
+    """A command whose argument is a query, which may begin with a minus: `mlpl search '-weather:rain'`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Sets a query that looks like an option apart from the options, `-kN` and values of options excepted."""
+        valued = {name for one in self.params if not getattr(one, "is_flag", False) for name in one.opts}
+        for place, text in enumerate(args):
+            if text == "--":
+                break
+            if re.match(r"-(?!-|k\d*$).", text) and (place == 0 or args[place - 1] not in valued):
+                args = [*args[:place], *args[place + 1 :], "--", text]
+                break
+        return super().parse_args(ctx, args)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from service.cli.context import Json, platform, progress_bar, show, table
+from service.cli.context import Json, QueryCommand, platform, progress_bar, show, table
 
 if TYPE_CHECKING:
     from infra.platform import Platform
@@ -24,7 +24,7 @@ def add_to(app: typer.Typer) -> None:
     """Adds the commands of this module."""
     app.command()(ingest)
     app.command()(embed)
-    app.command()(search)
+    app.command(cls=QueryCommand)(search)
     app.command()(withdraw)
     app.command()(rejects)
     app.command()(status)
@@ -206,7 +206,7 @@ def search(
     group: Annotated[
         str | None, typer.Option(help="A key, such as drive: of the frames with one value show only the first.")
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, max=10_000, help="How many frames.")] = 20,
+    k: Annotated[int, typer.Option("--limit", "-k", min=1, max=10_000, help="How many frames.")] = 20,
     cursor: Annotated[str | None, typer.Option(help="next_cursor of the page before (see --json).")] = None,
     as_json: Json = False,
 ) -> None:
@@ -249,7 +249,7 @@ def search(
             "hits": hits,
         },
         as_json=as_json,
-        text=lambda: _hits_text(hits, total=found.total, group=group),
+        text=lambda: _hits_text(hits, total=found.total, sort=sort, group=group),
     )
 
 
@@ -403,22 +403,20 @@ def _in_a_word(attributes: dict[str, Any]) -> str:
     return " ".join(f"{key}:{value}" for key, value in short.items() if len(str(value)) <= _LONGEST_SHOWN)
 
 
-def _hits_text(hits: list[dict[str, Any]], *, total: int, group: str | None) -> str:
-    rows = [
-        [
-            h["rank"],
-            h["frame_id"],
-            h["score"],
-            h["drive"],
-            _in_a_word(h["attributes"])[:60],
-        ]
-        for h in hits
-    ]
+def _hits_text(hits: list[dict[str, Any]], *, total: int, sort: str | None, group: str | None) -> str:
+    """A line for each hit, with its similarity or, where a key sorts, the key's value."""
+    key = (sort or "").lstrip("-")
+    shown = "score" if key in ("", "similarity", "captured", "row") else key
+    header = ["#", "frame", shown, "site", "drive", "attributes"]
+    rows = []
+    for h in hits:
+        figure = h["score"] if shown == "score" else h["sort_value"]
+        figure = None if figure is None else round(figure, 4)
+        rows.append([h["rank"], h["frame_id"], figure, h["site"], h["drive"], _in_a_word(h["attributes"])[:60]])
     if group is not None:
         rows = [[*row, one["further"]] for row, one in zip(rows, hits, strict=True)]
-        header = ["#", "frame", "score", "drive", "attributes", "further"]
-        return table(header, rows) + f"\n{len(hits)} of {total}, one frame a {group}"
-    return table(["#", "frame", "score", "drive", "attributes"], rows) + f"\n{len(hits)} of {total} frames"
+        return table([*header, "further"], rows) + f"\n{len(hits)} of {total}, one frame a {group}"
+    return table(header, rows) + f"\n{len(hits)} of {total} frames"
 
 
 def _status_text(found: dict[str, Any]) -> str:

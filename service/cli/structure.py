@@ -159,7 +159,7 @@ def _show_pairs(
 
 
 def slices(
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Slices to show.")] = 40,
+    count: Annotated[int, typer.Option("--limit", "--count", "-n", min=1, help="Slices to show.")] = 40,
     where: Where = "",
     task: TaskOption = None,
     as_json: Json = False,

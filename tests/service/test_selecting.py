@@ -63,6 +63,16 @@ def test_stages_say_what_each_step_left(platform: Platform, fleet: list[Frame], 
     assert {place.row for place in found.places} == expected
 
 
+def test_near_duplicates_are_compared_when_no_survey_was_made(
+    platform: Platform, fleet: list[Frame], task: tasks.Task
+) -> None:
+    for max_hamming in (None, 2):
+        how = {"threshold": 0.5, "max_hamming": max_hamming}
+        found = _outcome(platform, task, scores="random", budget=12, near_duplicates=how)
+        left = {stage.name: stage.frames for stage in found.stages}
+        assert len(found.places) == left["near_duplicates"] > 0
+
+
 def test_evaluation_frames_are_random_and_from_held_out_drives(
     platform: Platform, fleet: list[Frame], task: tasks.Task
 ) -> None:

@@ -92,6 +92,8 @@ def test_filters(columns: Columns, where: str, rows: list[int]) -> None:
 def test_an_unknown_key_is_named_with_its_place_and_the_known_ones(columns: Columns) -> None:
     with pytest.raises(InvalidInput, match=r"character 14: there is no key 'wether'; the fleet has .*weather"):
         columns.mask("weather:rain wether:rain")
+    with pytest.raises(InvalidInput, match="did you mean 'weather'"):
+        columns.mask("wether:rain")
     with pytest.raises(InvalidInput, match="no key 'boxes'"):
         columns.mask("boxes:1")
 

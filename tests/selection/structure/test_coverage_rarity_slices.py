@@ -25,7 +25,8 @@ def _columns(fleet: Fleet) -> Columns:
 def _weather(fleet: Fleet, values: list[str | None]) -> Columns:
     attributes = [{} if value is None else {"weather": value} for value in values]
     moments = [datetime(2026, 1, 1, 22 + i % 2, tzinfo=UTC) for i in range(len(values))]
-    fleet.add(len(values), attributes=attributes, captured_at=moments)
+    places = [(35.0, 137.1) if value == "snow" else (35.0, 139.7) for value in values]
+    fleet.add(len(values), attributes=attributes, captured_at=moments, location=places)
     return _columns(fleet)
 
 

@@ -71,6 +71,7 @@ def test_commands_that_need_no_model_import_none(platform: Platform) -> None:
         (["serve", "--host", "0.0.0.0"], 1, "MLPL_ACCESS_TOKEN"),
         (["search", "--like", "abcdef"], 1, "abcdef does not exist"),
         (["search", "wet road weather:"], 1, "query, character 18: a value is missing"),
+        (["search", "--json", "-weather:", "--limit", "3"], 1, "query, character 10: a value is missing"),
         (["withdraw", "abcdef"], 1, "abcdef does not exist"),
     ],
 )
@@ -133,12 +134,15 @@ def test_ingest_takes_several_sites_with_their_tracks_and_tells_of_both(platform
 
 
 def test_hits_are_told_in_short_attributes() -> None:
-    hit = {"rank": 1, "frame_id": "f", "score": 0.5, "drive": "d"}
+    hit = {"rank": 1, "frame_id": "f", "score": 0.5, "sort_value": 0.25, "site": "s", "drive": "d"}
     hit["attributes"] = {"license": "x" * 80, "weather": "rain", "boxes": [1], "lane": 2}
-    text = data._hits_text([hit], total=1, group=None)
+    text = data._hits_text([hit], total=1, sort=None, group=None)
     assert "weather:rain lane:2" in text
     assert "license" not in text
     assert "boxes" not in text
+    assert "0.5" in text
+    assert "margin" in (sorted_by := data._hits_text([hit], total=1, sort="-margin", group=None))
+    assert "0.25" in sorted_by
 
 
 def test_nothing_is_chosen_while_there_is_nowhere_to_push_to(platform: Platform) -> None:
