@@ -69,8 +69,13 @@ class Server:
         return self._answer("POST", path, body=json.dumps(body), headers={"Content-Type": "application/json"})
 
     def _answer(self, method: str, path: str, **request: Any) -> bytes:
-        self.connection.request(method, path, **request)
-        answer = self.connection.getresponse()
+        try:
+            self.connection.request(method, path, **request)
+            answer = self.connection.getresponse()
+        except http.client.RemoteDisconnected:  # The server closes connections that were idle for seconds.
+            self.connection.close()
+            self.connection.request(method, path, **request)
+            answer = self.connection.getresponse()
         body = answer.read()
         if answer.status != 200:
             raise BackendUnavailable(f"{method} {path}: {answer.status} {body[:300]!r}")
