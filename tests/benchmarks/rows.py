@@ -404,7 +404,7 @@ def embedding(bench: Bench) -> list[Row]:
     from selection.embedding import embed, encoders
     from selection.ingest import ingest
 
-    count = bench.images * 2
+    count = bench.images
     folder = bench.home / "jpegs" / f"640x360-{count}"
     paths = benches.jpegs(folder, count=count, width=640, height=360)
     taken: dict[str, list[float]] = {"mlpl": [], "forward": []}
