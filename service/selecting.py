@@ -90,7 +90,10 @@ def carry_out(platform: Platform, curator: Curator, plan: Plan, *, task: Task, m
     held_out, trainable = (pool & by_split[split][: len(pool)] for split in ("test", "train"))
     wanted = _evaluation_budget(platform, plan, task=task)
     test_rows = np.random.default_rng(plan.seed).permutation(np.flatnonzero(held_out))[:wanted]
-    stages.append(Stage(name="for evaluation", frames=len(test_rows), note=f"of {int(held_out.sum())} held out"))
+    note = f"of {int(held_out.sum())} held out"
+    if wanted and not held_out.any():
+        note = "none is held out: the drives of this pool all train, and frames without a drive count as one"
+    stages.append(Stage(name="for evaluation", frames=len(test_rows), note=note))
     if plan.evaluation is None:
         wanted = len(test_rows)  # Nobody asked for more of them, so places that stay free are for training.
     found = select(plan, pool=np.flatnonzero(trainable), taken=taken, sources=sources, budget=plan.budget - wanted)

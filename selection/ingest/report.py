@@ -61,8 +61,8 @@ class IngestReport:
             lines += [f"{kind} {one.source}: {one.reason}" for one in shown]
             if count > len(shown):
                 lines.append(f"... and {count - len(shown)} more {kind}; `mlpl rejects` lists them")
-        if self.sightings_added != self.added:
-            lines.append(f"frames were found at {self.sightings_added} places for the first time")
+        if (elsewhere := self.sightings_added - self.added) > 0:
+            lines.append(f"{elsewhere} more places where frames of the fleet were found")
         if self.metadata_kept:
             lines.append(f"{self.metadata_kept} frames came with other metadata than before: the first metadata stays")
         if self.repaired:
