@@ -27,6 +27,7 @@ from infra.platform import Platform
 from selection import shards
 from selection.fleet import frames
 from selection.structure import duplicates, slices
+from selection.structure.duplicates import CALIBRATION_ROWS, Calibration
 from selection.structure.keepers import Keepers, Likeness, Rows
 from selection.structure.rarity import neighbour_distance
 from selection.structure.row_values import Column, RowValues
@@ -66,6 +67,7 @@ class Survey:
         survey_id: Producer of the shards.
         rows: Rows of the fleet when it was made.
         threshold: Cosine similarity from which frames are near-duplicates.
+        threshold_basis: Why from there.
         max_hamming: Bits in which the hashes of near-duplicates may differ.
         slices: What the slices are called and described by, by number.
         object_key: Centres of the slices and the sample, Arrow IPC.
@@ -81,6 +83,7 @@ class Survey:
     object_key: str
     digest: str
     made_at: datetime
+    threshold_basis: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +130,7 @@ def make(
     columns: Columns,
     *,
     text_emb: NDArray[np.float32] | None,
-    threshold: float = duplicates.DEFAULT_THRESHOLD,
+    threshold: float | None = None,
     max_hamming: int = duplicates.DEFAULT_HAMMING,
     count: int | None = None,
     seed: int = 0,
@@ -139,6 +142,7 @@ def make(
         index: Refreshed.
         columns: Refreshed; attributes to describe slices by, and sharpness and exposure to choose keepers by.
         text_emb: Vectors of `slices.prompts()`. None: no words.
+        threshold: Cosine similarity from which frames are near-duplicates. None: as `calibrated`.
         count: How many slices; None: by the size of the fleet.
         progress: Called with rows done and rows to do.
     Returns:
@@ -156,12 +160,17 @@ def make(
             return None
         fit, described = _fit(index, columns, embedded, text_emb=text_emb, count=count, seed=seed)
         data = _pack(fit)
+        basis = "as asked"
+        if threshold is None:
+            found = calibrated(index, columns, seed=seed)
+            threshold, basis = found.threshold, found.basis
         digest = hashlib.sha256(data + f"{threshold} {max_hamming} {rows}".encode()).hexdigest()
         survey = Survey(
             survey_id=f"{index.encoder_id}+survey-{digest[:12]}",
             encoder_id=index.encoder_id,
             rows=rows,
             threshold=threshold,
+            threshold_basis=basis,
             max_hamming=max_hamming,
             slices=described,
             object_key=f"surveys/{digest}.arrow",
@@ -172,8 +181,22 @@ def make(
         keepers = Keepers(threshold=threshold, max_hamming=max_hamming, seed=seed)
         _survey(platform, survey, fit, index, columns, keepers, every, progress=progress)
         _record(platform, survey)
-        _log.info("fleet_surveyed", survey_id=survey.survey_id, rows=rows, slices=len(described))
+        _log.info("fleet_surveyed", survey_id=survey.survey_id, rows=rows, slices=len(described), threshold=threshold)
     return survey
+
+
+def calibrated(index: VectorIndex, columns: Columns, *, seed: int = 0) -> Calibration:
+    """From which similarity frames are near-duplicates in this fleet, see `duplicates.calibrated_threshold`."""
+    rows = index.rows()
+    rows = rows[rows < columns.rows]
+    drawn = np.random.default_rng(seed).choice(len(rows), size=min(CALIBRATION_ROWS, len(rows)), replace=False)
+    sample = rows[np.sort(drawn)]
+    if not len(sample):
+        return Calibration(threshold=duplicates.DEFAULT_THRESHOLD, basis="not calibrated: no frame has a vector yet")
+    drive = columns.codes("drive")[0][sample] if "drive" in columns.keys else np.full(len(sample), -1)
+    return duplicates.calibrated_threshold(
+        index.vectors(sample), drive_S=drive, captured_ms_S=columns.captured_ms[sample]
+    )
 
 
 def join(
@@ -358,7 +381,8 @@ def quality_order(columns: Columns, rows: NDArray[np.int64]) -> NDArray[np.int64
             found[inside] = column[rows[inside]]
         return found
 
-    return duplicates.preference(numbers("sharpness"), numbers("underexposed"), numbers("overexposed"))
+    limit = duplicates.sharpness_limit(columns.numbers("sharpness")) if "sharpness" in columns.keys else np.inf
+    return duplicates.preference(numbers("sharpness"), numbers("underexposed"), numbers("overexposed"), too_sharp=limit)
 
 
 def _record(platform: Platform, survey: Survey) -> None:
