@@ -37,7 +37,6 @@ WORKING_MEMORY_BYTES = 512 * 2**20
 """What grouping 100,000 rows may take beside its arguments; a test holds it to that."""
 
 _CALIBRATION_BLOCK = 512
-_SHARPNESS_ROWS = 2**16
 _BLOCK_ROWS = 8192
 _COVER_ROWS = 256
 
@@ -223,32 +222,49 @@ def preference(
     underexposed_N: NDArray[np.float64],
     overexposed_N: NDArray[np.float64],
     *,
-    too_sharp: float = np.inf,
+    limit_N: NDArray[np.float64] | None = None,
 ) -> NDArray[np.int64]:
     """Whom to keep first: the sharpest, of which parts that are too dark or too bright are taken off; unknown ones last, equal ones by position.
 
-    What is sharper than hardly any picture is mostly noise, a test pattern or the garbage of a broken file, which must not stand for good ones.
+    What is much sharper than the frames around it is often the garbage of a broken file or noise, which must not stand for good frames.
 
     Args:
         sharpness_N: NaN where it is not known, shape (N,); so are the others.
         underexposed_N: Share of the pixels, 0 to 1.
         overexposed_N: Share of the pixels, 0 to 1.
-        too_sharp: Sharper ones come after all others, see `sharpness_limit`.
+        limit_N: What is sharper comes after all others, shape (N,), see `sharpness_limits`. None: no limit.
     Returns:
         0 for the best, shape (N,).
     """
     exposed = np.clip(1.0 - np.nan_to_num(underexposed_N) - np.nan_to_num(overexposed_N), 0.0, 1.0)
     quality = np.nan_to_num(sharpness_N * exposed, nan=-1.0)
     place = np.empty(len(quality), dtype=np.int64)
-    place[np.lexsort((-quality, sharpness_N > too_sharp))] = np.arange(len(quality))
+    beyond = np.zeros(len(quality), dtype=bool) if limit_N is None else sharpness_N > limit_N
+    place[np.lexsort((-quality, beyond))] = np.arange(len(quality))
     return place
 
 
-def sharpness_limit(sharpness_N: NDArray[np.float64]) -> float:
-    """The sharpness that one frame in a hundred exceeds, by up to 65,536 evenly spaced rows; infinite when fewer than a hundred are known."""
-    sample = sharpness_N[:: max(1, len(sharpness_N) // _SHARPNESS_ROWS)]
-    known = sample[~np.isnan(sample)]
-    return float(np.percentile(known, 99)) if len(known) >= 100 else np.inf
+def sharpness_limits(sharpness_N: NDArray[np.float64], drive_N: NDArray[np.integer]) -> NDArray[np.float64]:
+    """For each row the sharpness that one frame in twenty of its drive exceeds.
+
+    Args:
+        sharpness_N: NaN where it is not known, shape (N,).
+        drive_N: Number of the drive, negative where there is none, shape (N,).
+    Returns:
+        Shape (N,). Frames of drives with fewer than a hundred known ones are looked at together; infinite where even those are fewer.
+    """
+    known = ~np.isnan(sharpness_N)
+    group = drive_N.astype(np.int64) + 1
+    group[(drive_N < 0) | (np.bincount(group[known], minlength=int(group.max(initial=0)) + 1)[group] < 100)] = 0
+    order = np.lexsort((sharpness_N, group))
+    sizes, counts = (
+        np.bincount(group[which], minlength=int(group.max(initial=0)) + 1) for which in (known | True, known)
+    )
+    limits = np.full(len(sizes), np.inf)
+    enough = np.flatnonzero(counts >= 100)
+    starts = np.cumsum(sizes) - sizes
+    limits[enough] = sharpness_N[order[starts[enough] + (counts[enough] - 1) * 95 // 100]]
+    return limits[group]
 
 
 def _cover(rows: Rows, likeness: Likeness) -> NDArray[np.int64]:

@@ -53,6 +53,7 @@ GROWTH = 0.25
 """When so many rows, as a share of those surveyed, have joined since, everything is surveyed again."""
 MOST_SHARDS = 500
 
+_METHOD = 2  # Goes up when the same fleet gets other values than before.
 _BLOCK_ROWS = 2**16
 _SAMPLE = 2**14
 _RARITY_SAMPLE = 4096
@@ -164,7 +165,7 @@ def make(
         if threshold is None:
             found = calibrated(index, columns, seed=seed)
             threshold, basis = found.threshold, found.basis
-        digest = hashlib.sha256(data + f"{threshold} {max_hamming} {rows}".encode()).hexdigest()
+        digest = hashlib.sha256(data + f"{threshold} {max_hamming} {rows} {_METHOD}".encode()).hexdigest()
         survey = Survey(
             survey_id=f"{index.encoder_id}+survey-{digest[:12]}",
             encoder_id=index.encoder_id,
@@ -193,9 +194,8 @@ def calibrated(index: VectorIndex, columns: Columns, *, seed: int = 0) -> Calibr
     sample = rows[np.sort(drawn)]
     if not len(sample):
         return Calibration(threshold=duplicates.DEFAULT_THRESHOLD, basis="not calibrated: no frame has a vector yet")
-    drive = columns.codes("drive")[0][sample] if "drive" in columns.keys else np.full(len(sample), -1)
     return duplicates.calibrated_threshold(
-        index.vectors(sample), drive_S=drive, captured_ms_S=columns.captured_ms[sample]
+        index.vectors(sample), drive_S=_drives(columns, sample), captured_ms_S=columns.captured_ms[sample]
     )
 
 
@@ -381,8 +381,18 @@ def quality_order(columns: Columns, rows: NDArray[np.int64]) -> NDArray[np.int64
             found[inside] = column[rows[inside]]
         return found
 
-    limit = duplicates.sharpness_limit(columns.numbers("sharpness")) if "sharpness" in columns.keys else np.inf
-    return duplicates.preference(numbers("sharpness"), numbers("underexposed"), numbers("overexposed"), too_sharp=limit)
+    sharpness_N = numbers("sharpness")
+    limit_N = duplicates.sharpness_limits(sharpness_N, _drives(columns, rows))
+    return duplicates.preference(sharpness_N, numbers("underexposed"), numbers("overexposed"), limit_N=limit_N)
+
+
+def _drives(columns: Columns, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+    drive_N = np.full(len(rows), -1, dtype=np.int32)
+    if "drive" in columns.keys:
+        column = columns.codes("drive")[0]
+        inside = rows < len(column)
+        drive_N[inside] = column[rows[inside]]
+    return drive_N
 
 
 def _record(platform: Platform, survey: Survey) -> None:

@@ -96,21 +96,24 @@ def test_the_sharpest_and_best_exposed_is_kept() -> None:
     nan = float("nan")
     sharp, dark, bright = np.array([[nan, 0, 0], [50, 0, 0], [90, 0.6, 0.1], [50, 0, nan], [60, 0, 0.1]]).T
     assert duplicates.preference(sharp, dark, bright).tolist() == [4, 1, 3, 2, 0]
-    assert duplicates.preference(sharp, dark, bright, too_sharp=55.0).tolist() == [2, 0, 4, 1, 3]
+    limit = np.full(5, 55.0)
+    assert duplicates.preference(sharp, dark, bright, limit_N=limit).tolist() == [2, 0, 4, 1, 3]
 
 
-def test_what_is_sharper_than_nearly_all_is_kept_last() -> None:
-    sharp = np.arange(1000.0)
-    sharp[7] = np.nan
-    sharp[5] = 20_000.0
-    limit = duplicates.sharpness_limit(sharp)
-    assert 980 < limit < 1000
-    none = np.zeros(1000)
-    place = duplicates.preference(sharp, none, none, too_sharp=limit)
-    assert sharp[np.argmin(place)] == sharp[sharp <= limit].max()
+def test_what_is_sharper_than_nearly_all_of_its_drive_is_kept_last() -> None:
+    drive = np.repeat([0, 1, 2, -1], [400, 200, 60, 40])
+    sharp = np.random.default_rng(0).uniform(100, 200, 700) + 1000 * (drive == 1)
+    sharp[5], sharp[7] = 900.0, np.nan
+    limit = duplicates.sharpness_limits(sharp, drive)
+    for members in (drive == 0, drive == 1, (drive == 2) | (drive == -1)):
+        known = sharp[members & ~np.isnan(sharp)]
+        assert set(limit[members]) == {np.percentile(known, 95, method="lower")}
+    none = np.zeros(700)
+    place = duplicates.preference(sharp, none, none, limit_N=limit)
+    assert drive[np.argmin(place)] == 1
     assert place[5] > place[7]
-    assert duplicates.sharpness_limit(sharp[:50]) == np.inf
-    assert duplicates.sharpness_limit(sharp[:0]) == np.inf
+    assert np.isinf(duplicates.sharpness_limits(sharp[:50], drive[:50])).all()
+    assert len(duplicates.sharpness_limits(sharp[:0], drive[:0])) == 0
 
 
 def _around_a_centre(*, spread: float, rows: int = 1200) -> NDArray[np.float32]:

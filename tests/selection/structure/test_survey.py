@@ -57,7 +57,7 @@ def test_a_survey_says_what_the_single_functions_say(fleet: Fleet) -> None:
     assert survey.current(here.platform.database, ENCODER) == made
     values = here.values(made)
     priority = np.empty(600, dtype=np.int64)
-    too_sharp = sharpness > np.percentile(sharpness, 99)
+    too_sharp = sharpness > np.percentile(sharpness, 95, method="lower")
     priority[np.lexsort((-sharpness, too_sharp))] = np.arange(600)
     alone = near_duplicate_groups(
         survey.HalfVectors(here.index, np.arange(600)),
