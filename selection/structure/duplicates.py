@@ -254,15 +254,14 @@ def sharpness_limits(sharpness_N: NDArray[np.float64], drive_N: NDArray[np.integ
         Shape (N,). Frames of drives with fewer than a hundred known ones are looked at together; infinite where even those are fewer.
     """
     known = ~np.isnan(sharpness_N)
-    group = drive_N.astype(np.int64) + 1
-    group[(drive_N < 0) | (np.bincount(group[known], minlength=int(group.max(initial=0)) + 1)[group] < 100)] = 0
-    order = np.lexsort((sharpness_N, group))
-    sizes, counts = (
-        np.bincount(group[which], minlength=int(group.max(initial=0)) + 1) for which in (known | True, known)
-    )
-    limits = np.full(len(sizes), np.inf)
+    group = np.maximum(drive_N.astype(np.int64) + 1, 0)  # 0: those that are looked at together.
+    groups = int(group.max(initial=0)) + 1
+    group[np.bincount(group[known], minlength=groups)[group] < 100] = 0
+    sizes, counts = np.bincount(group, minlength=groups), np.bincount(group[known], minlength=groups)
+    order = np.lexsort((sharpness_N, group))  # Unknown ones come last in their group.
     enough = np.flatnonzero(counts >= 100)
     starts = np.cumsum(sizes) - sizes
+    limits = np.full(groups, np.inf)
     limits[enough] = sharpness_N[order[starts[enough] + (counts[enough] - 1) * 95 // 100]]
     return limits[group]
 
