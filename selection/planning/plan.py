@@ -3,7 +3,7 @@
     version: 1
     where: "timeofday:night -weather:fog"         # the pool: unlabelled frames that match
     exclude: ["site:testtrack"]                   # matches leave the pool
-    near_duplicates: {}                           # one frame of each group stays
+    near_duplicates: {}                           # one frame of each group stays; or {threshold: 0.97}
     scores:                                       # acquisition; several are weighed by rank
       - entropy
       - {score: "concept:crossing", weight: 2}

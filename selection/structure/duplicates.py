@@ -261,9 +261,10 @@ def sharpness_limits(sharpness_N: NDArray[np.float64], drive_N: NDArray[np.integ
     order = np.lexsort((sharpness_N, group))  # Unknown ones come last in their group.
     enough = np.flatnonzero(counts >= 100)
     starts = np.cumsum(sizes) - sizes
-    limits = np.full(groups, np.inf)
+    limits: NDArray[np.float64] = np.full(groups, np.inf)
     limits[enough] = sharpness_N[order[starts[enough] + (counts[enough] - 1) * 95 // 100]]
-    return limits[group]
+    per_row: NDArray[np.float64] = limits[group]
+    return per_row
 
 
 def _cover(rows: Rows, likeness: Likeness) -> NDArray[np.int64]:

@@ -22,7 +22,7 @@ export function planForm(plan, { change, refuse, scores }) {
   };
   const text = (title, name, hint = {}) => field(title, h("input", { value: plan[name] ?? "", "data-field": name, onchange: (event) => set({ [name]: event.target.value.trim() }), ...hint }));
   const whole = (title, name, hint = {}) => field(title, h("input", { type: "number", min: 0, step: 1, value: plan[name] ?? "", "data-field": name, onchange: (event) => set({ [name]: number(event.target.value) }), ...hint }));
-  const likeness = h("input", { type: "number", min: 0.5, max: 1, step: "any", placeholder: "calibrated", value: plan.near_duplicates?.threshold ?? "", disabled: !plan.near_duplicates, "data-field": "near_duplicates.threshold",
+  const likeness = h("input", { type: "number", min: 0.5, max: 1, step: "any", placeholder: "auto", value: plan.near_duplicates?.threshold ?? "", disabled: !plan.near_duplicates, "data-field": "near_duplicates.threshold",
     onchange: () => set({ near_duplicates: { ...plan.near_duplicates, threshold: number(likeness.value) } }) });
   const setNear = (wanted) => {
     likeness.disabled = !wanted;
@@ -43,9 +43,9 @@ export function planForm(plan, { change, refuse, scores }) {
     field("Leave out what matches (a filter a line)", lines(plan.exclude, (exclude) => set({ exclude }), "exclude", "site:testtrack")),
     h("fieldset", null, h("legend", null, "Order by"), rows,
       h("button.small.quiet", { type: "button", onclick: () => setScores([...plan.scores, { score: unused(plan.scores, scores), weight: 1, order: "highest" }]) }, "Add a score")),
+    field("Spread over the fleet", choice(METHODS, plan.diversity.method, (method) => set({ diversity: { ...plan.diversity, method } }), "diversity")),
     h("div.row", null,
-      field("Spread over the fleet", choice(METHODS, plan.diversity.method, (method) => set({ diversity: { ...plan.diversity, method } }), "diversity")),
-      field("Near-duplicates", choice([["", "Keep all"], ["one", "Keep one of each group"]], plan.near_duplicates ? "one" : "", setNear, "near_duplicates")),
+      field("Near-duplicates", choice([["", "Keep all"], ["one", "One of each group"]], plan.near_duplicates ? "one" : "", setNear, "near_duplicates")),
       field("Alike from likeness", likeness)),
     field("At least (key: value amount, a line each; 30% or 10)", lines(quotaLines(plan.quotas), (all) => setRead(() => ({ quotas: quotasOf(all) })), "quotas", "weather: rain 30%")),
     field("At most for each value (key: number, a line each)", lines(Object.entries(plan.caps).map(([key, most]) => `${key}: ${most}`), (all) => setRead(() => ({ caps: capsOf(all) })), "caps", "drive: 20")),

@@ -16,7 +16,7 @@ export function duplicatesPage(home) {
 }
 
 function likeness() {
-  const node = h("input", { type: "number", min: 0.5, max: 1, step: "any", placeholder: "calibrated", onchange: () => go(withQuery({ threshold: node.value })), "aria-label": "Likeness from which frames are duplicates" });
+  const node = h("input", { type: "number", min: 0.5, max: 1, step: "any", placeholder: "auto", onchange: () => go(withQuery({ threshold: node.value })), "aria-label": "Likeness from which frames are duplicates" });
   return { node: h("label.switch", { title: "Cosine similarity from which frames are duplicates; left empty, what frames of different drives hardly reach" }, "Likeness from", node), update: () => (node.value = query().threshold || "") };
 }
 
