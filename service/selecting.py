@@ -167,15 +167,23 @@ class FleetSources:
             return slice_codes(self._curator)
         return self._curator.columns().codes(key)
 
-    def surveyed_groups(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64] | None:
+    def likeness(self) -> float:
+        """The survey's, or calibrated now."""
+        from service.structure import likeness
+
+        return likeness(self._curator).threshold
+
+    def surveyed_groups(
+        self, rows: NDArray[np.int64], how: NearDuplicates, *, threshold: float
+    ) -> NDArray[np.int64] | None:
         """The keeper of each row as surveyed, a row that came since its own; None where the survey's thresholds are others, or many came since."""
         found = self._curator.structure().survey()
-        if found is None or (found.survey.threshold, found.survey.max_hamming) != (how.threshold, how.max_hamming):
+        if found is None or (found.survey.threshold, found.survey.max_hamming) != (threshold, how.max_hamming):
             return None
         surveyed = (found.values.at("keeper", rows) >= 0).mean() if len(rows) else 1.0
         return found.keepers(rows) if surveyed >= SURVEYED_ENOUGH else None
 
-    def groups(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64]:
+    def groups(self, rows: NDArray[np.int64], how: NearDuplicates, *, threshold: float) -> NDArray[np.int64]:
         """The keeper's position among the rows, which are compared now."""
         import numpy as np
 
@@ -188,7 +196,7 @@ class FleetSources:
             hashes_N[order] = hashes_of(self._platform, rows[order])
         return near_duplicate_groups(
             HalfVectors(self._vectors(), rows) if self.embedded(rows).any() else None,
-            threshold=how.threshold,
+            threshold=threshold,
             hashes_N=hashes_N,
             max_hamming=how.max_hamming or 0,
             priority_N=self.preference(rows),

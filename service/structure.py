@@ -19,6 +19,7 @@ from selection import shards
 from selection.fleet import frames
 from selection.structure import duplicates, lasso, projection
 from selection.structure.coverage import Cell, coverage
+from selection.structure.duplicates import Calibration
 
 if TYPE_CHECKING:
     from selection.fleet.columns import Columns
@@ -42,12 +43,16 @@ class FoundDuplicates:
         skipped: Rows with neither a vector nor a hash.
         kept: Rows that remain when all but the keepers go, those without a duplicate included.
         waiting: Rows that the survey has not come to yet.
+        threshold: Cosine similarity from which they count as near-duplicates.
+        threshold_basis: Why from there.
     """
 
     groups: list[NDArray[np.int64]]
     frames: int
     skipped: int
     kept: int
+    threshold: float
+    threshold_basis: str
     waiting: int = 0
 
 
@@ -146,6 +151,16 @@ MOST_ON_REQUEST = 20_000
 """A request that asks for more frames to be compared anew is sent to the command line."""
 
 
+def likeness(curator: Curator) -> Calibration:
+    """From which cosine similarity frames are near-duplicates when nobody says so: as surveyed, or calibrated now."""
+    from selection.structure import survey
+
+    found = curator.structure().survey()
+    if found is not None:
+        return Calibration(threshold=found.survey.threshold, basis=found.survey.threshold_basis)
+    return survey.calibrated(curator.index(), curator.columns())
+
+
 def kept_duplicates(curator: Curator, *, where: str = "") -> FoundDuplicates | None:
     """Groups of the frames that match a filter, as surveyed; None where the survey does not answer for all but a few of them.
 
@@ -168,6 +183,8 @@ def kept_duplicates(curator: Curator, *, where: str = "") -> FoundDuplicates | N
         frames=len(rows),
         skipped=int(bare.sum()),
         kept=len(rows) - sum(len(group) - 1 for group in groups),
+        threshold=found.survey.threshold,
+        threshold_basis=found.survey.threshold_basis,
         waiting=int((~surveyed).sum()),
     )
 
@@ -177,7 +194,7 @@ def find_duplicates(
     curator: Curator,
     *,
     where: str = "",
-    threshold: float = duplicates.DEFAULT_THRESHOLD,
+    threshold: float | None = None,
     max_hamming: int = duplicates.DEFAULT_HAMMING,
     within_drives: bool = False,
     progress: Progress | None = None,
@@ -186,6 +203,7 @@ def find_duplicates(
     """Groups the frames that match a filter; the sharpest and best exposed of a group is kept, of equally good ones the first.
 
     Args:
+        threshold: None: as `likeness`.
         most: Refuses to compare more frames than that.
     Raises:
         InvalidInput: A bad filter or threshold, too many frames, or frames have neither vectors nor hashes yet.
@@ -206,9 +224,10 @@ def find_duplicates(
     drive_N = columns.codes("drive")[0][rows] if within_drives else None
     if drive_N is not None:  # Frames of no drive have nobody to be compared with.
         drive_N = np.where(drive_N < 0, -1 - np.arange(len(rows)), drive_N)
+    start = Calibration(threshold=threshold, basis="as asked") if threshold is not None else likeness(curator)
     found = duplicates.near_duplicate_groups(
         survey.HalfVectors(index, rows) if embedded_N.any() else None,
-        threshold=threshold,
+        threshold=start.threshold,
         hashes_N=hashes_N,
         max_hamming=max_hamming,
         priority_N=survey.quality_order(columns, rows),
@@ -220,6 +239,8 @@ def find_duplicates(
         frames=len(rows),
         skipped=int((~embedded_N & (hashes_N == 0)).sum()),
         kept=len(found.keepers),
+        threshold=start.threshold,
+        threshold_basis=start.basis,
     )
 
 

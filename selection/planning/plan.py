@@ -3,7 +3,7 @@
     version: 1
     where: "timeofday:night -weather:fog"         # the pool: unlabelled frames that match
     exclude: ["site:testtrack"]                   # matches leave the pool
-    near_duplicates: {threshold: 0.95}            # one frame of each group stays
+    near_duplicates: {}                           # one frame of each group stays; or {threshold: 0.97}
     scores:                                       # acquisition; several are weighed by rank
       - entropy
       - {score: "concept:crossing", weight: 2}
@@ -104,13 +104,14 @@ class NearDuplicates(_Part):
     The fleet's survey answers for its own thresholds (the defaults here); for others the frames of the pool are compared anew.
 
     Attributes:
-        threshold: Cosine similarity from which two frames are the same scene.
+        threshold: Cosine similarity from which two frames are the same scene. None: the survey's, or what the encoder's vectors say
+            (`selection.structure.duplicates.calibrated_threshold`).
         max_hamming: Bits in which the perceptual hashes of two frames of the same scene may differ. None: embeddings alone count.
         among: When frames are compared anew, so many of the pool are, drawn at random; the others leave. Bounds the time.
         of_labelled: Groups of which a frame is labelled or in a batch leave, too.
     """
 
-    threshold: float = Field(default=0.95, ge=0.5, le=1.0)
+    threshold: float | None = Field(default=None, ge=0.5, le=1.0)
     max_hamming: int | None = Field(default=4, ge=0, le=12)
     among: int = Field(default=100_000, ge=1, le=5_000_000)
     of_labelled: bool = True

@@ -45,10 +45,15 @@ class Sources(Protocol):
             InvalidInput: There is no such attribute.
         """
 
-    def surveyed_groups(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64] | None:
+    def likeness(self) -> float:
+        """Cosine similarity from which frames are near-duplicates when the plan does not say."""
+
+    def surveyed_groups(
+        self, rows: NDArray[np.int64], how: NearDuplicates, *, threshold: float
+    ) -> NDArray[np.int64] | None:
         """For each row a number that its near-duplicates share, worked out beforehand; None where that was not done by these thresholds."""
 
-    def groups(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64]:
+    def groups(self, rows: NDArray[np.int64], how: NearDuplicates, *, threshold: float) -> NDArray[np.int64]:
         """For each row a number that its near-duplicates among these rows share; the rows are compared now."""
 
     def preference(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -204,18 +209,19 @@ def _without_near_duplicates(
     """The best picture of each group of near-duplicates, and none of a group that a taken row is in; ascending."""
     how = plan.near_duplicates
     assert how is not None
+    threshold = sources.likeness() if how.threshold is None else how.threshold
     pool = np.sort(pool)
     known = taken if how.of_labelled else taken[:0]
     both = np.concatenate([known, pool])
     beyond = ""
-    group = sources.surveyed_groups(both, how)
+    group = sources.surveyed_groups(both, how, threshold=threshold)
     if group is None:
         if len(pool) > how.among:
             drawn = np.sort(np.random.default_rng(plan.seed).choice(len(pool), size=how.among, replace=False))
             beyond = f"; {len(pool) - how.among} others were not looked at"
             pool = pool[drawn]
             both = np.concatenate([known, pool])
-        group = sources.groups(both, how)
+        group = sources.groups(both, how, threshold=threshold)
     taken_groups, group = group[: len(known)], group[len(known) :]
     place = sources.preference(pool)
     order = np.lexsort((place, group))
@@ -223,7 +229,7 @@ def _without_near_duplicates(
     first[1:] = group[order][1:] != group[order][:-1]
     best = np.sort(order[first])
     kept = best[~np.isin(group[best], taken_groups)]
-    note = f"{len(pool) - len(best)} were near another" + (
+    note = f"from likeness {threshold:g}: {len(pool) - len(best)} were near another" + (
         f", {len(best) - len(kept)} near one that is taken" if len(known) else ""
     )
     return pool[kept], note + beyond

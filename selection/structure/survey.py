@@ -27,6 +27,7 @@ from infra.platform import Platform
 from selection import shards
 from selection.fleet import frames
 from selection.structure import duplicates, slices
+from selection.structure.duplicates import CALIBRATION_ROWS, Calibration
 from selection.structure.keepers import Keepers, Likeness, Rows
 from selection.structure.rarity import neighbour_distance
 from selection.structure.row_values import Column, RowValues
@@ -52,6 +53,7 @@ GROWTH = 0.25
 """When so many rows, as a share of those surveyed, have joined since, everything is surveyed again."""
 MOST_SHARDS = 500
 
+_METHOD = 2  # Goes up when the same fleet gets other values than before.
 _BLOCK_ROWS = 2**16
 _SAMPLE = 2**14
 _RARITY_SAMPLE = 4096
@@ -66,6 +68,7 @@ class Survey:
         survey_id: Producer of the shards.
         rows: Rows of the fleet when it was made.
         threshold: Cosine similarity from which frames are near-duplicates.
+        threshold_basis: Why from there.
         max_hamming: Bits in which the hashes of near-duplicates may differ.
         slices: What the slices are called and described by, by number.
         object_key: Centres of the slices and the sample, Arrow IPC.
@@ -81,6 +84,7 @@ class Survey:
     object_key: str
     digest: str
     made_at: datetime
+    threshold_basis: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +131,7 @@ def make(
     columns: Columns,
     *,
     text_emb: NDArray[np.float32] | None,
-    threshold: float = duplicates.DEFAULT_THRESHOLD,
+    threshold: float | None = None,
     max_hamming: int = duplicates.DEFAULT_HAMMING,
     count: int | None = None,
     seed: int = 0,
@@ -139,6 +143,7 @@ def make(
         index: Refreshed.
         columns: Refreshed; attributes to describe slices by, and sharpness and exposure to choose keepers by.
         text_emb: Vectors of `slices.prompts()`. None: no words.
+        threshold: Cosine similarity from which frames are near-duplicates. None: as `calibrated`.
         count: How many slices; None: by the size of the fleet.
         progress: Called with rows done and rows to do.
     Returns:
@@ -156,12 +161,17 @@ def make(
             return None
         fit, described = _fit(index, columns, embedded, text_emb=text_emb, count=count, seed=seed)
         data = _pack(fit)
-        digest = hashlib.sha256(data + f"{threshold} {max_hamming} {rows}".encode()).hexdigest()
+        basis = "as asked"
+        if threshold is None:
+            found = calibrated(index, columns, seed=seed)
+            threshold, basis = found.threshold, found.basis
+        digest = hashlib.sha256(data + f"{threshold} {max_hamming} {rows} {_METHOD}".encode()).hexdigest()
         survey = Survey(
             survey_id=f"{index.encoder_id}+survey-{digest[:12]}",
             encoder_id=index.encoder_id,
             rows=rows,
             threshold=threshold,
+            threshold_basis=basis,
             max_hamming=max_hamming,
             slices=described,
             object_key=f"surveys/{digest}.arrow",
@@ -172,8 +182,21 @@ def make(
         keepers = Keepers(threshold=threshold, max_hamming=max_hamming, seed=seed)
         _survey(platform, survey, fit, index, columns, keepers, every, progress=progress)
         _record(platform, survey)
-        _log.info("fleet_surveyed", survey_id=survey.survey_id, rows=rows, slices=len(described))
+        _log.info("fleet_surveyed", survey_id=survey.survey_id, rows=rows, slices=len(described), threshold=threshold)
     return survey
+
+
+def calibrated(index: VectorIndex, columns: Columns, *, seed: int = 0) -> Calibration:
+    """From which similarity frames are near-duplicates in this fleet, see `duplicates.calibrated_threshold`."""
+    rows = index.rows()
+    rows = rows[rows < columns.rows]
+    drawn = np.random.default_rng(seed).choice(len(rows), size=min(CALIBRATION_ROWS, len(rows)), replace=False)
+    sample = rows[np.sort(drawn)]
+    if not len(sample):
+        return Calibration(threshold=duplicates.DEFAULT_THRESHOLD, basis="not calibrated: no frame has a vector yet")
+    return duplicates.calibrated_threshold(
+        index.vectors(sample), drive_S=_drives(columns, sample), captured_ms_S=columns.captured_ms[sample]
+    )
 
 
 def join(
@@ -358,7 +381,18 @@ def quality_order(columns: Columns, rows: NDArray[np.int64]) -> NDArray[np.int64
             found[inside] = column[rows[inside]]
         return found
 
-    return duplicates.preference(numbers("sharpness"), numbers("underexposed"), numbers("overexposed"))
+    sharpness_N = numbers("sharpness")
+    limit_N = duplicates.sharpness_limits(sharpness_N, _drives(columns, rows))
+    return duplicates.preference(sharpness_N, numbers("underexposed"), numbers("overexposed"), limit_N=limit_N)
+
+
+def _drives(columns: Columns, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+    drive_N = np.full(len(rows), -1, dtype=np.int32)
+    if "drive" in columns.keys:
+        column = columns.codes("drive")[0]
+        inside = rows < len(column)
+        drive_N[inside] = column[rows[inside]]
+    return drive_N
 
 
 def _record(platform: Platform, survey: Survey) -> None:

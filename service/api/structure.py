@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from selection.fleet import frames
-from selection.structure.duplicates import DEFAULT_HAMMING, DEFAULT_THRESHOLD
+from selection.structure.duplicates import DEFAULT_HAMMING
 from service import duplicate_pairs, structure
 from service.api.errors import RESPONSES
 from service.api.line import Line, OneLine
@@ -29,7 +29,10 @@ class GroupOut(BaseModel):
 
 
 class DuplicatesOut(BaseModel):
-    """One page of groups, larger first; `kept` frames remain when duplicates go, `waiting` ones are not surveyed yet."""
+    """One page of groups, larger first; `kept` frames remain when duplicates go, `waiting` ones are not surveyed yet.
+
+    `threshold` is the cosine similarity that counted, `threshold_basis` why.
+    """
 
     groups: list[GroupOut]
     total: int
@@ -37,6 +40,8 @@ class DuplicatesOut(BaseModel):
     kept: int
     skipped: int
     waiting: int
+    threshold: float
+    threshold_basis: str
 
 
 class DuplicateOut(BaseModel):
@@ -92,7 +97,9 @@ class CoverageOut(BaseModel):
 def duplicates(
     line: OneLine,
     where: Where = "",
-    threshold: Annotated[float | None, Query(description="Cosine similarity from which frames are duplicates.")] = None,
+    threshold: Annotated[
+        float | None, Query(description="Cosine similarity from which frames are duplicates; calibrated without it.")
+    ] = None,
     max_hamming: Annotated[int | None, Query(description="Bits in which hashes of duplicates may differ.")] = None,
     within_drives: Annotated[bool, Query(description="Compare frames of the same drive only.")] = False,
     limit: Limit = 50,
@@ -108,7 +115,7 @@ def duplicates(
             line.platform,
             line.curator,
             where=where,
-            threshold=DEFAULT_THRESHOLD if threshold is None else threshold,
+            threshold=threshold,
             max_hamming=DEFAULT_HAMMING if max_hamming is None else max_hamming,
             within_drives=within_drives,
             most=structure.MOST_ON_REQUEST,
@@ -122,6 +129,8 @@ def duplicates(
         kept=found.kept,
         skipped=found.skipped,
         waiting=found.waiting,
+        threshold=found.threshold,
+        threshold_basis=found.threshold_basis,
     )
 
 
@@ -130,7 +139,9 @@ def duplicates_of_frame(
     line: OneLine,
     frame: Annotated[str, Query(description="Whose near-duplicates.")],
     where: Where = "",
-    threshold: Annotated[float, Query(ge=0.5, le=1.0, description="Least cosine similarity.")] = DEFAULT_THRESHOLD,
+    threshold: Annotated[
+        float | None, Query(ge=0.5, le=1.0, description="Least cosine similarity; calibrated without it.")
+    ] = None,
     limit: Limit = 50,
 ) -> list[DuplicateOut]:
     """Frames that are near-duplicates of one frame by embedding, whichever group they are in, most alike first."""

@@ -177,6 +177,22 @@ def sync_batch(
     show(found, as_json=as_json, text=lambda: _batch_text(found))
 
 
+@batch_app.command("list")
+def list_batches(
+    task: Annotated[str | None, typer.Option(help="Only batches of this task.", show_default=False)] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Batches to show.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """Lists the batches, newest first, each with how far people have come."""
+    from annotation import tasks
+
+    with platform() as opened:
+        if task is not None:
+            tasks.get(opened.database, task)
+        found = _listed(opened, task, limit)
+    show(found, as_json=as_json, text=lambda: _batches_text(found))
+
+
 @batch_app.command("cancel")
 def cancel_batch(batch_id: BatchName, as_json: Json = False) -> None:
     """Withdraws a batch; answers that were given stay, the other frames return to the pool."""
@@ -202,13 +218,10 @@ def batch_status(
 ) -> None:
     """Shows how far people have come."""
     from annotation import batches
-    from annotation.batches import Progress
 
     with platform() as opened:
         if batch_id is None:
-            listed = batches.list_all(opened.database, task_id=task)
-            progress = batches.progress_of_many(opened.database, [batch.batch_id for batch in listed])
-            found: Any = [_as_json(batch, progress.get(batch.batch_id, Progress())) for batch in listed]
+            found: Any = _listed(opened, task)
         else:
             found = _batch_json(opened, batches.get(opened.database, batch_id))
             invalid = [f for f in batches.frames_of(opened.database, batch_id) if f.state == "invalid"]
@@ -256,6 +269,15 @@ def label_studio_status(as_json: Json = False) -> None:
         as_json=as_json,
         text=lambda: f"Label Studio runs on {running.url}" if running else "Label Studio is not running",
     )
+
+
+def _listed(opened: Platform, task: str | None, limit: int | None = None) -> list[dict[str, Any]]:
+    from annotation import batches
+    from annotation.batches import Progress
+
+    found = batches.list_all(opened.database, task_id=task)[:limit]
+    progress = batches.progress_of_many(opened.database, [batch.batch_id for batch in found])
+    return [_as_json(batch, progress.get(batch.batch_id, Progress())) for batch in found]
 
 
 def _batch_json(opened: Platform, batch: Batch) -> dict[str, Any]:

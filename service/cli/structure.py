@@ -37,9 +37,20 @@ def survey(
 
     with platform() as opened, progress_bar("surveying") as progress:
         made, rows = structure.survey_fleet(opened, Curator(opened), again=again, progress=progress)
-    value = {"survey_id": made.survey_id, "surveyed": rows, "slices": [one.name for one in made.slices]}
+    value = {
+        "survey_id": made.survey_id,
+        "surveyed": rows,
+        "threshold": made.threshold,
+        "threshold_basis": made.threshold_basis,
+        "slices": [one.name for one in made.slices],
+    }
     show(
-        value, as_json=as_json, text=lambda: f"{rows} frames surveyed; {made.survey_id} knows {len(made.slices)} slices"
+        value,
+        as_json=as_json,
+        text=lambda: (
+            f"{rows} frames surveyed; {made.survey_id} knows {len(made.slices)} slices\n"
+            + _threshold_text(made.threshold, made.threshold_basis)
+        ),
     )
 
 
@@ -47,7 +58,9 @@ def duplicates(
     where: Where = "",
     threshold: Annotated[
         float | None,
-        typer.Option(help="Cosine similarity from which frames are duplicates; as surveyed: 0.95.", show_default=False),
+        typer.Option(
+            help="Cosine similarity from which frames are duplicates; calibrated without it.", show_default=False
+        ),
     ] = None,
     max_hamming: Annotated[
         int | None,
@@ -66,15 +79,14 @@ def duplicates(
     as_json: Json = False,
 ) -> None:
     """Groups frames that show the same, with the one to keep of each group: as surveyed, or compared anew with thresholds of one's own."""
-    from selection.structure.duplicates import DEFAULT_HAMMING, DEFAULT_THRESHOLD
+    from selection.structure.duplicates import DEFAULT_HAMMING
 
     if pairs or frame is not None:
         if max_hamming is not None or (frame is not None and (pairs or within_drives)):
             raise typer.BadParameter(
                 "--pairs goes with --where, --threshold, --within-drives, --limit; --frame with --where, --threshold, --limit"
             )
-        least = DEFAULT_THRESHOLD if threshold is None else threshold
-        _show_pairs(where, frame, threshold=least, within_drives=within_drives, limit=limit, as_json=as_json)
+        _show_pairs(where, frame, threshold=threshold, within_drives=within_drives, limit=limit, as_json=as_json)
         return
     from service import structure
     from service.curator import Curator
@@ -90,7 +102,7 @@ def duplicates(
                 opened,
                 curator,
                 where=where,
-                threshold=DEFAULT_THRESHOLD if threshold is None else threshold,
+                threshold=threshold,
                 max_hamming=DEFAULT_HAMMING if max_hamming is None else max_hamming,
                 within_drives=within_drives,
                 progress=progress,
@@ -104,6 +116,8 @@ def duplicates(
         "frames": found.frames,
         "kept": found.kept,
         "skipped": found.skipped,
+        "threshold": found.threshold,
+        "threshold_basis": found.threshold_basis,
         "groups_total": len(found.groups),
         "groups": groups,
     }
@@ -114,13 +128,14 @@ def duplicates(
             [[group["keep"], len(group["duplicates"]), group["duplicates"][0]] for group in groups],
         )
         summary = f"{found.frames} frames, {found.kept} to keep, {len(found.groups)} groups of duplicates"
-        return f"{lines}\n{summary}" + (f"; {found.skipped} without vector and hash" if found.skipped else "")
+        summary += f"; {found.skipped} without vector and hash" if found.skipped else ""
+        return f"{lines}\n{summary}\n{_threshold_text(found.threshold, found.threshold_basis)}"
 
     show(value, as_json=as_json, text=text)
 
 
 def _show_pairs(
-    where: str, frame: str | None, *, threshold: float, within_drives: bool, limit: int, as_json: bool
+    where: str, frame: str | None, *, threshold: float | None, within_drives: bool, limit: int, as_json: bool
 ) -> None:
     from selection.fleet import frames
     from service import duplicate_pairs
@@ -140,7 +155,7 @@ def _show_pairs(
             ids = _ids(opened, found.rows_P2.ravel().tolist())
             rows = [[ids[row] for row in pair] for pair in found.rows_P2.tolist()]
             cosines, total = found.cosine_P.tolist(), found.total
-            summary = f"{total} pairs among {found.frames} frames"
+            summary = f"{total} pairs among {found.frames} frames, from likeness {found.threshold:g}"
         else:
             alike, near = duplicate_pairs.duplicates_of_frame(
                 opened, curator, frame, where=where, threshold=threshold, most=limit
@@ -279,6 +294,10 @@ def _picture(curator: Curator, rows: Any, xy: Any, *, color: str | None) -> byte
 
     codes, values = curator.columns().codes(color) if color is not None else (None, ())
     return draw(xy, codes=None if codes is None else codes[rows], values=values)
+
+
+def _threshold_text(threshold: float, basis: str) -> str:
+    return f"frames are near-duplicates from likeness {threshold:g}" + (f" ({basis})" if basis else "")
 
 
 def _ids(opened: Any, rows: list[int]) -> dict[int, str]:

@@ -350,14 +350,22 @@ class _Sources:
     def codes(self, key: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
         return self._curator.columns().codes(key)
 
-    def surveyed_groups(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64] | None:
-        del rows, how
+    def likeness(self) -> float:
+        from service.structure import likeness
+
+        return likeness(self._curator).threshold
+
+    def surveyed_groups(
+        self, rows: NDArray[np.int64], how: NearDuplicates, *, threshold: float
+    ) -> NDArray[np.int64] | None:
+        del rows, how, threshold
         return None
 
-    def groups(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64]:
+    def groups(self, rows: NDArray[np.int64], how: NearDuplicates, *, threshold: float) -> NDArray[np.int64]:
         from selection.structure.duplicates import near_duplicate_groups
 
-        found = near_duplicate_groups(self.vectors(rows), threshold=how.threshold, priority_N=self.preference(rows))
+        del how
+        found = near_duplicate_groups(self.vectors(rows), threshold=threshold, priority_N=self.preference(rows))
         return found.keeper_N
 
     def preference(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -73,6 +73,26 @@ def test_near_duplicates_are_compared_when_no_survey_was_made(
         assert len(found.places) == left["near_duplicates"] > 0
 
 
+def test_batches_are_listed_newest_first(platform: Platform, fleet: list[Frame], task: tasks.Task) -> None:
+    made = [
+        data_line.create_batch(
+            platform,
+            Curator(platform),
+            BatchRequest(task_id=task.task_id, frame_ids=[fleet[i].frame_id]),
+            now=reconcile.now_utc(),
+        ).batch_id
+        for i in range(3)
+    ]
+    environment = platform.settings.as_environment()
+    listed = json.loads(mlpl("batch", "list", "--task", "t1", "--limit", "2", "--json", environment=environment).stdout)
+    assert [one["batch_id"] for one in listed] == [made[2], made[1]]
+    assert listed[0]["counts"]["total"] == 1
+    shown = mlpl("batch", "list", environment=environment).stdout
+    assert [one for one in made if one in shown] == made
+    unknown = mlpl("batch", "list", "--task", "nothing", environment=environment)
+    assert (unknown.returncode, unknown.stderr.count("\n")) == (1, 1)
+
+
 def test_evaluation_frames_are_random_and_from_held_out_drives(
     platform: Platform, fleet: list[Frame], task: tasks.Task
 ) -> None:

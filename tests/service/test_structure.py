@@ -120,6 +120,15 @@ def test_a_survey_answers_requests_and_search_terms(
     assert [[fleet[row].frame_id for row in group] for group in anew.groups] == [
         [group["keep"], *group["duplicates"]] for group in kept["groups"]
     ]
+    assert (kept["threshold"], kept["threshold_basis"]) == (anew.threshold, anew.threshold_basis)
+    assert kept["threshold"] == 0.95
+    assert "not calibrated" in kept["threshold_basis"]
+    made = curator.structure().survey()
+    assert made is not None
+    embedded.database.surveys.update_one({"_id": made.survey.survey_id}, {"$set": {"threshold": 0.5}})
+    lowered = Curator(embedded)
+    assert structure.likeness(lowered).threshold == structure.find_duplicates(embedded, lowered).threshold == 0.5
+    embedded.database.surveys.update_one({"_id": made.survey.survey_id}, {"$set": {"threshold": 0.95}})
     counted = {
         where: small_client.get("/api/v1/search", params={"where": where}).json()["total"]
         for where in ("is:keeper", "is:duplicate", "rarity:>0.5", "novelty:>0.5", "rarity:0..1")

@@ -4,7 +4,6 @@ import { h, put } from "./dom.js";
 
 export const planPath = (name) => `/plans/${encodeURIComponent(name)}`;
 const METHODS = [["none", "Not"], ["k_center_greedy", "k-center greedy"], ["k_means_plus_plus", "k-means++"], ["typicality", "Typicality"]];
-const LIKENESS = 0.95;
 
 /**
  * `plan` is a whole one, as the API gives it; `change(plan)` gets the one a field led to, `refuse(fault)` why a line of a field cannot be
@@ -23,7 +22,12 @@ export function planForm(plan, { change, refuse, scores }) {
   };
   const text = (title, name, hint = {}) => field(title, h("input", { value: plan[name] ?? "", "data-field": name, onchange: (event) => set({ [name]: event.target.value.trim() }), ...hint }));
   const whole = (title, name, hint = {}) => field(title, h("input", { type: "number", min: 0, step: 1, value: plan[name] ?? "", "data-field": name, onchange: (event) => set({ [name]: number(event.target.value) }), ...hint }));
-  const near = plan.near_duplicates;
+  const likeness = h("input", { type: "number", min: 0.5, max: 1, step: "any", placeholder: "auto", value: plan.near_duplicates?.threshold ?? "", disabled: !plan.near_duplicates, "data-field": "near_duplicates.threshold",
+    onchange: () => set({ near_duplicates: { ...plan.near_duplicates, threshold: number(likeness.value) } }) });
+  const setNear = (wanted) => {
+    likeness.disabled = !wanted;
+    set({ near_duplicates: wanted ? { threshold: number(likeness.value) } : null });
+  };
   const rows = h("div");
   const drawScores = () => put(rows, plan.scores.map((one, i) => scoreRow(one, i, {
     change: (part) => set({ scores: plan.scores.map((other, j) => (j === i ? { ...other, ...part } : other)) }),
@@ -39,10 +43,10 @@ export function planForm(plan, { change, refuse, scores }) {
     field("Leave out what matches (a filter a line)", lines(plan.exclude, (exclude) => set({ exclude }), "exclude", "site:testtrack")),
     h("fieldset", null, h("legend", null, "Order by"), rows,
       h("button.small.quiet", { type: "button", onclick: () => setScores([...plan.scores, { score: unused(plan.scores, scores), weight: 1, order: "highest" }]) }, "Add a score")),
+    field("Spread over the fleet", choice(METHODS, plan.diversity.method, (method) => set({ diversity: { ...plan.diversity, method } }), "diversity")),
     h("div.row", null,
-      field("Spread over the fleet", choice(METHODS, plan.diversity.method, (method) => set({ diversity: { ...plan.diversity, method } }), "diversity")),
-      field("Near-duplicates from likeness", h("input", { type: "number", min: 0.5, max: 1, step: 0.005, placeholder: "keep all", value: near?.threshold ?? "", "data-field": "near_duplicates",
-        onchange: (event) => set({ near_duplicates: event.target.value === "" ? null : { ...near, threshold: Number(event.target.value) || LIKENESS } }) }))),
+      field("Near-duplicates", choice([["", "Keep all"], ["one", "One of each group"]], plan.near_duplicates ? "one" : "", setNear, "near_duplicates")),
+      field("Alike from likeness", likeness)),
     field("At least (key: value amount, a line each; 30% or 10)", lines(quotaLines(plan.quotas), (all) => setRead(() => ({ quotas: quotasOf(all) })), "quotas", "weather: rain 30%")),
     field("At most for each value (key: number, a line each)", lines(Object.entries(plan.caps).map(([key, most]) => `${key}: ${most}`), (all) => setRead(() => ({ caps: capsOf(all) })), "caps", "drive: 20")),
     h("div.row", null, whole("For evaluation", "evaluation", { placeholder: "by itself" }), whole("Seed", "seed")));

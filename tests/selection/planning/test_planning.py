@@ -63,12 +63,17 @@ class Fleet:
             return np.where(rows % 5 == 0, 1, 0).astype(np.int32), ("day", "night")
         raise InvalidInput(f"no key {key!r}")
 
-    def surveyed_groups(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64] | None:
+    def likeness(self) -> float:
+        return 0.999
+
+    def surveyed_groups(
+        self, rows: NDArray[np.int64], how: NearDuplicates, *, threshold: float
+    ) -> NDArray[np.int64] | None:
         return None if self.surveyed is None else self.surveyed[rows]
 
-    def groups(self, rows: NDArray[np.int64], how: NearDuplicates) -> NDArray[np.int64]:
+    def groups(self, rows: NDArray[np.int64], how: NearDuplicates, *, threshold: float) -> NDArray[np.int64]:
         priority = self.preference(rows)
-        return near_duplicate_groups(self.vectors_ND[rows], threshold=how.threshold, priority_N=priority).keeper_N
+        return near_duplicate_groups(self.vectors_ND[rows], threshold=threshold, priority_N=priority).keeper_N
 
     def preference(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         place = np.empty(len(rows), dtype=np.int64)
@@ -192,7 +197,9 @@ def test_of_near_duplicates_the_best_picture_stays_and_none_is_near_to_what_is_t
         ("near_duplicates", 56),
         ("scored", 56),
     ]
-    assert found.stages[1].note == "2 were near another, 1 near one that is taken"
+    assert found.stages[1].note == "from likeness 0.999: 2 were near another, 1 near one that is taken"
+    unsaid = choose(fleet, taken=np.array([0]), **plain | {"near_duplicates": {}})
+    assert unsaid == found, "the fleet's likeness where the plan names none"
     kept = choose(fleet, taken=np.array([0]), **plain | {"near_duplicates": {"threshold": 0.999, "of_labelled": False}})
     assert rows_of(kept) == [58, 56, 55]
     few = choose(fleet, **plain | {"near_duplicates": {"threshold": 0.999, "among": 4}})

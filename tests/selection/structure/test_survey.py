@@ -57,7 +57,8 @@ def test_a_survey_says_what_the_single_functions_say(fleet: Fleet) -> None:
     assert survey.current(here.platform.database, ENCODER) == made
     values = here.values(made)
     priority = np.empty(600, dtype=np.int64)
-    priority[np.argsort(-sharpness, kind="stable")] = np.arange(600)
+    too_sharp = sharpness > np.percentile(sharpness, 95, method="lower")
+    priority[np.lexsort((-sharpness, too_sharp))] = np.arange(600)
     alone = near_duplicate_groups(
         survey.HalfVectors(here.index, np.arange(600)),
         hashes_N=np.array([int(one, 16) for one in hashes], dtype=np.uint64),
@@ -71,6 +72,19 @@ def test_a_survey_says_what_the_single_functions_say(fleet: Fleet) -> None:
     assert values["hash"][599] == int(hashes[599], 16)
     names = [one.name for one in made.slices]
     assert len(set(names)) == len(names)
+
+
+def test_a_survey_says_from_where_frames_are_near_duplicates(fleet: Fleet) -> None:
+    here = Surveyed(fleet, 400)
+    here.emb_ND[:, 0] += 4.0  # All are alike.
+    here.emb_ND /= np.linalg.norm(here.emb_ND, axis=1, keepdims=True)
+    here.grow(400, drive=[f"drive-{i // 20}" for i in range(400)])
+    made = here.make()
+    expected = survey.calibrated(here.index, here.columns)
+    assert (made.threshold, made.threshold_basis) == (expected.threshold, expected.basis)
+    assert made.threshold > 0.96
+    assert "different drives" in made.threshold_basis
+    assert survey.current(here.platform.database, ENCODER) == made
 
 
 def test_rows_that_come_later_join_and_change_no_other(fleet: Fleet) -> None:

@@ -47,6 +47,7 @@ def test_groups_of_near_duplicates_mark_the_keeper(page: Page, address: str, fle
 
     page.goto(f"{address}/explore/duplicates?threshold=0.5")
     expect(page.locator("#sum")).to_contain_text(f"in {len(fleet)} frames")
+    expect(page.locator("#sum")).to_contain_text("alike from 0.5")
     group = page.locator(".group").first
     expect(group.locator(".keeper")).to_have_count(1)
     expect(group.locator(".keeper .badge")).to_have_text("keep")

@@ -56,6 +56,18 @@ def test_a_plan_from_the_form_to_a_batch(page: Page, address: str, fleet: list[F
     fill("caps", "drive")
     expect(page.get_by_role("alert")).to_contain_text("is not “key: number”")
     fill("caps", "drive: 2")
+
+    # Near-duplicates leave from the calibrated likeness, unless the plan names one.
+    likeness = page.locator('[data-field="near_duplicates.threshold"]')
+    expect(likeness).to_be_disabled()
+    page.locator('[data-field="near_duplicates"]').select_option("one")
+    page.get_by_role("button", name="Preview").click()
+    expect(page.locator(".funnel li", has_text="near duplicates")).to_contain_text("from likeness 0.95")
+    fill("near_duplicates.threshold", "0.97")
+    page.get_by_role("button", name="Preview").click()
+    expect(page.locator(".funnel li", has_text="near duplicates")).to_contain_text("from likeness 0.97")
+    page.locator('[data-field="near_duplicates"]').select_option("")
+    expect(likeness).to_be_disabled()
     for width in (1400, 1000, 420):
         page.set_viewport_size({"width": width, "height": 800})
         assert has_no_side_scroll(page)

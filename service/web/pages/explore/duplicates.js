@@ -10,15 +10,14 @@ import { explorePage } from "./frame.js";
 
 const PAGE = 30;
 const SHOWN = 12;
-const THRESHOLD = 0.95;
 
 export function duplicatesPage(home) {
   return explorePage(home, { path: "/explore/duplicates", title: "Near-duplicates", controls: [likeness(), drives()], refused: refusal, load });
 }
 
 function likeness() {
-  const node = h("input", { type: "number", min: 0.5, max: 1, step: 0.005, onchange: () => go(withQuery({ threshold: node.value })), "aria-label": "Likeness from which frames are duplicates" });
-  return { node: h("label.switch", { title: "Cosine similarity from which frames are duplicates" }, "Likeness from", node), update: () => (node.value = query().threshold || THRESHOLD) };
+  const node = h("input", { type: "number", min: 0.5, max: 1, step: "any", placeholder: "auto", onchange: () => go(withQuery({ threshold: node.value })), "aria-label": "Likeness from which frames are duplicates" });
+  return { node: h("label.switch", { title: "Cosine similarity from which frames are duplicates; left empty, what frames of different drives hardly reach" }, "Likeness from", node), update: () => (node.value = query().threshold || "") };
 }
 
 function drives() {
@@ -53,6 +52,7 @@ async function load(signal) {
     more.disabled = false;
   }
   return [h("div.dim.sum", { id: "sum" }, h("b", null, plural(found.total, "group")), ` in ${plural(found.frames, "frame")} · ${count(found.kept)} (${percent(found.kept / Math.max(1, found.frames))}) remain when duplicates go`,
+    h("span.faint", { title: found.threshold_basis }, ` · alike from ${Number(found.threshold.toFixed(4))}`),
     found.skipped > 0 && h("span.faint", null, ` · ${count(found.skipped)} have neither a vector nor a hash yet`),
     found.waiting > 0 && h("span.faint", null, ` · ${count(found.waiting)} not looked at yet`)), list, h("div.after", null, more, fault)];
 }
