@@ -114,6 +114,14 @@ class Segment:
         )
         return scores, positions
 
+    def shortfall(
+        self, query_D: NDArray[np.float32], positions_M: NDArray[np.int64], scores_M: NDArray[np.float32]
+    ) -> float:
+        """By how much codes say less than the vectors at these positions do, see `scan.shortfall`."""
+        if self._coder is None:
+            return 0.0
+        return scan.shortfall(self._codes_NP[positions_M], self._coder, query_D, scores_M)
+
     def products(self, query_D: NDArray[np.float32]) -> NDArray[np.float32]:
         """The product of a query with every row, shape (N,), from the vectors."""
         return exact.scores_of(self.vectors_ND, None, query_D)

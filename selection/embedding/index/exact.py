@@ -57,6 +57,13 @@ class ExactBlock:
             return nearest(self._vectors, query_D, k=k, allowed_N=allowed_N)
         return self._search_on_gpu(self._resident, query_D, k=k, allowed_N=allowed_N)
 
+    def shortfall(
+        self, query_D: NDArray[np.float32], positions_M: NDArray[np.int64], scores_M: NDArray[np.float32]
+    ) -> float:
+        """None: every score is exact."""
+        del query_D, positions_M, scores_M
+        return 0.0
+
     def products(self, query_D: NDArray[np.float32]) -> NDArray[np.float32]:
         """The product of a query with every row, shape (N,), in single precision."""
         if self._resident is None:

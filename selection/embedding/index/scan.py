@@ -137,7 +137,7 @@ def search(
         k: At least 1.
         margin: In standard deviations of a score from codes.
         allowed_N: Which rows may be found; None: all.
-        above: A score that k other rows have reached already, so that fewer candidates need to be read.
+        above: What k other rows have reached already, less their `shortfall`, so that fewer candidates need to be read.
     Returns:
         Exact scores and positions, both of shape (min(k, allowed),); and how many rows were scored from their vectors.
     """
@@ -159,6 +159,27 @@ def search(
         positions = positions if open_M is None else open_M[positions]
     scores, found = nearest_of(vectors_ND, positions, query_D, k=k)
     return scores, found, len(positions)
+
+
+def shortfall(
+    codes_MP: NDArray[np.int8], coder: Coder, query_D: NDArray[np.float32], scores_M: NDArray[np.float32]
+) -> float:
+    """How much lower than their exact scores a query's neighbours come out from codes, on average; never below 0.
+
+    A query and its neighbours have in common what codes cut off, which random rows have not, so the error of their scores has another mean.
+    Within one scan that moves the k-th best as well and is of no account; against an exact score from elsewhere it is.
+
+    Args:
+        codes_MP: Codes of the neighbours.
+        coder: What made them.
+        query_D: Unit length.
+        scores_M: Their exact scores, shape (M,).
+    """
+    if not len(codes_MP):
+        return 0.0
+    query_P, unit, _ = coder.encode_query(query_D)
+    rough_M = int8_products(codes_MP, query_P) * unit + float(coder.mean_D @ query_D)
+    return max(0.0, float((scores_M - rough_M).mean()))
 
 
 def candidates_from(rough_N: NDArray[np.int32], *, k: int, slack: float) -> int:

@@ -42,6 +42,10 @@ class _Searchable(Protocol):
         self, query_D: NDArray[np.float32], *, k: int, allowed_N: NDArray[np.bool_] | None, above: float = -np.inf
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
 
+    def shortfall(
+        self, query_D: NDArray[np.float32], positions_M: NDArray[np.int64], scores_M: NDArray[np.float32]
+    ) -> float: ...
+
     def products(self, query_D: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
     def vectors(self, positions_M: NDArray[np.int64]) -> NDArray[np.float16]: ...
@@ -507,11 +511,15 @@ def _found(parts: Sequence[tuple[_Part, NDArray[np.bool_] | None]], query_D: NDA
         """What the first parts found spares the later ones most of their candidates."""
         hits: list[_Hits] = []
         best_K: NDArray[np.float32] = np.empty(0, dtype=np.float32)
-        for part, allowed_N in some:
-            above = float(best_K[0]) if len(best_K) == k else -np.inf
+        shortfall = 0.0
+        for number, (part, allowed_N) in enumerate(some, start=1):
+            above = float(best_K[0]) - shortfall if len(best_K) == k else -np.inf
             scores, positions = part.block.search(query_D, k=k, allowed_N=allowed_N, above=above)
             hits.append((scores, part.rows_N[positions]))
             best_K = np.sort(np.concatenate([best_K, scores]))[-k:]
+            if number < len(some) and len(best_K) == k:
+                best = scores >= best_K[0]
+                shortfall = max(shortfall, part.block.shortfall(query_D, positions[best], scores[best]))
         return hits
 
     devices = sorted({part.on for part, _ in parts})
