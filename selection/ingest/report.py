@@ -56,8 +56,9 @@ class IngestReport:
             f"{self.added} added, {self.already_present} already present, {self.missing} missing, {self.broken} broken "
             f"in {self.seconds:.1f} s ({rate:.0f} files/s)"
         ]
-        for kind, count in (("missing", self.missing), ("broken", self.broken)):
-            shown = self.examples.get(kind, ())  # type: ignore[call-overload]
+        counts: dict[Kind, int] = {"missing": self.missing, "broken": self.broken}
+        for kind, count in counts.items():
+            shown = self.examples.get(kind, ())
             lines += [f"{kind} {one.source}: {one.reason}" for one in shown]
             if count > len(shown):
                 lines.append(f"... and {count - len(shown)} more {kind}; `mlpl rejects` lists them")
