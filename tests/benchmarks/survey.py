@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from infra.platform import Platform
 from infra.settings import Settings
@@ -21,6 +22,7 @@ from selection import shards
 from selection.embedding import embed
 from selection.embedding.index import VectorIndex
 from selection.fleet import frames
+from selection.fleet.loading import NO_TIME_MS
 from selection.structure import novelty, projection, survey
 from selection.structure.row_values import RowValues
 from service.production_line import open_line
@@ -30,13 +32,21 @@ ENCODER = "benchmark"
 LABELLED = 5000
 
 
-class NoColumns:
-    """A fleet whose frames have vectors and nothing else."""
+class DrivesOnly:
+    """Columns of a fleet whose frames have a vector and a drive, and nothing else."""
+
+    keys = ("drive",)
 
     def __init__(self, rows: int) -> None:
         """Of so many rows."""
         self.rows = rows
-        self.keys: tuple[str, ...] = ()
+        lengths = [len(drive) for drive in ClipLike(rows=rows).drives()]
+        self._drive_N = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+        self.captured_ms = np.full(rows, NO_TIME_MS, dtype=np.int64)
+
+    def codes(self, _: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+        """The drive of each row, as an index into the drives' names."""
+        return self._drive_N, tuple(f"drive-{number}" for number in range(int(self._drive_N.max()) + 1))
 
 
 def main(rows: int, home: Path) -> None:
@@ -47,7 +57,7 @@ def main(rows: int, home: Path) -> None:
         index = VectorIndex(platform, ENCODER)
         index.refresh()
         index.build()
-        columns: Any = NoColumns(rows)
+        columns: Any = DrivesOnly(rows)
         made: list[survey.Survey | None] = []
 
         def make() -> int:
@@ -70,7 +80,7 @@ def main(rows: int, home: Path) -> None:
         more = rows // 100
         _store(platform, rows + more)
         index.refresh()
-        columns.rows = rows + more
+        columns = DrivesOnly(rows + more)
         _time("survey, 1 % more rows", lambda: survey.join(platform, made[0], index, columns))  # type: ignore[arg-type]
 
 

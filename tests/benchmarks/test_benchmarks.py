@@ -15,7 +15,7 @@ from selection import shards
 from selection.embedding.index import VectorIndex
 from selection.fleet import frames
 from service import production_line
-from tests.benchmarks import fleet, floor, report, rows
+from tests.benchmarks import fleet, floor, report, rows, survey
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.measuring import Row, interleaved_ms
 from tests.benchmarks.peers import runner
@@ -132,3 +132,12 @@ def test_the_quick_run_measures_every_row(tmp_path: Path) -> None:
     assert {"work", "mlpl", "unit", "target", "reached", "floor", "peers"} <= set(found["rows"][0])
     assert by_key["large.clustered.recall"]["mlpl"] >= 0.99
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_survey_of_a_fleet_is_measured_part_by_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    survey.main(6000, tmp_path)
+    lines = {line.get("what", "found"): line for line in map(json.loads, capsys.readouterr().out.splitlines())}
+
+    assert lines["survey"]["rows"] == 6000
+    assert lines["survey, 1 % more rows"]["rows"] == 60
+    assert 0 < lines["found"]["kept"] <= 6000
