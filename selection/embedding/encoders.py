@@ -29,7 +29,7 @@ from infra.errors import BackendUnavailable, Conflict, InvalidInput
 from infra.logs import get_logger
 from infra.objects import open_objects
 from infra.platform import Platform
-from selection.devices import processors, torch_devices
+from selection.devices import on_all_cores, processors, torch_devices
 from selection.embedding.inputs import Preparation
 from selection.embedding.replica import Replica
 from selection.pixels.images import PREVIEW_SHORT_SIDE
@@ -97,11 +97,13 @@ class Encoder:
         self.encoder_id = weights.encoder_id
         self.notice = notice
         self._devices = torch_devices(device)
-        model = open_clip.create_model(weights.model_name, require_pretrained=True, **weights.options).eval()
+        model = on_all_cores(
+            lambda: open_clip.create_model(weights.model_name, require_pretrained=True, **weights.options).eval()
+        )
         settings = open_clip.get_model_preprocess_cfg(model)
         self._preparation = Preparation(image_transform_v2(PreprocessCfg(**settings), is_train=False))
         self._side_px = min(settings["size"]) if isinstance(settings["size"], Sequence) else int(settings["size"])
-        self._replicas = [self._replica(model, self._devices[0])]
+        self._replicas = [on_all_cores(lambda: self._replica(model, self._devices[0]))]
         self._others_lock = threading.Lock()
         self._tokenize: Callable[[list[str]], torch.Tensor] = open_clip.get_tokenizer(weights.model_name)
         self._workers = ThreadPoolExecutor(max_workers=min(8, processors()), thread_name_prefix="preprocess")
@@ -143,7 +145,7 @@ class Encoder:
         """
         if not prepared:
             return np.empty((0, self.dimension), dtype=np.float32)
-        return self._replicas[0].encode(prepared)
+        return on_all_cores(lambda: self._replicas[0].encode(prepared))
 
     def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """Vectors of images, unit length, shape (N, D).
@@ -166,7 +168,7 @@ class Encoder:
 
         if not texts:
             return np.empty((0, self.dimension), dtype=np.float32)
-        return self._replicas[0].in_batches(texts, features)
+        return on_all_cores(lambda: self._replicas[0].in_batches(texts, features))
 
     def _replica(self, model: Any, device: torch.device) -> Replica:
         import torch

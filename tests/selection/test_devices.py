@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import multiprocessing
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
 from infra.errors import InvalidInput
-from selection.devices import torch_device, torch_devices
+from selection.devices import on_all_cores, torch_device, torch_devices
 
 
 def test_auto_is_the_cpu_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +34,29 @@ def test_a_gpu_that_is_there_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch_devices("auto") == torch_devices("cuda") == [torch.device("cuda:0"), torch.device("cuda:1")]
     assert torch_devices("cuda:1") == [torch.device("cuda:1")]
     assert torch_devices("cpu") == [torch.device("cpu")]
+
+
+def test_work_for_all_cores_is_always_done_in_one_thread() -> None:
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        asked = [pool.submit(on_all_cores, threading.get_ident) for _ in range(20)]
+    found = {one.result() for one in asked} | {on_all_cores(threading.get_ident)}
+
+    assert len(found) == 1
+    assert threading.get_ident() not in found
+    assert (
+        on_all_cores(lambda: on_all_cores(threading.get_ident)) in found
+    )  # Asked from that thread it waits for nobody.
+
+
+def test_an_error_of_the_work_reaches_who_asked() -> None:
+    with pytest.raises(ZeroDivisionError):
+        on_all_cores(lambda: 1 // 0)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_process_has_a_thread_of_its_own() -> None:
+    on_all_cores(threading.get_ident)
+    child = multiprocessing.get_context("fork").Process(target=on_all_cores, args=(threading.get_ident,))
+    child.start()
+    child.join(timeout=30)
+    assert child.exitcode == 0

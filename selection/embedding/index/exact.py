@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from selection.devices import on_all_cores
+
 if TYPE_CHECKING:
     import torch
 
@@ -189,22 +191,30 @@ def scores_of(
     vectors_ND: NDArray[np.float16], positions_M: NDArray[np.int64] | None, query_D: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Products of a query with the vectors at some positions (None: all) in single precision, a few thousand rows at a time."""
-    torch = torch_if_loaded()
+    if torch_if_loaded() is not None:
+        return on_all_cores(lambda: _scores_by_torch(vectors_ND, positions_M, query_D))
     count = len(vectors_ND) if positions_M is None else len(positions_M)
     scores_M = np.empty(count, dtype=np.float32)
-    if torch is not None:
-        with torch.inference_mode():
-            whole, query, into = torch.from_numpy(vectors_ND), torch.from_numpy(query_D), torch.from_numpy(scores_M)
-            chosen = None if positions_M is None else torch.from_numpy(positions_M)
-            for start in range(0, count, _BLOCK_ROWS):
-                piece = slice(start, start + _BLOCK_ROWS)
-                part = whole[piece] if chosen is None else whole.index_select(0, chosen[piece])
-                torch.mv(part.float(), query, out=into[piece])
-        return scores_M
     for start in range(0, count, _BLOCK_ROWS):
         piece = slice(start, start + _BLOCK_ROWS)
         rows = vectors_ND[piece] if positions_M is None else vectors_ND[positions_M[piece]]
         np.dot(rows.astype(np.float32), query_D, out=scores_M[piece])
+    return scores_M
+
+
+def _scores_by_torch(
+    vectors_ND: NDArray[np.float16], positions_M: NDArray[np.int64] | None, query_D: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    import torch
+
+    scores_M = np.empty(len(vectors_ND) if positions_M is None else len(positions_M), dtype=np.float32)
+    with torch.inference_mode():
+        whole, query, into = torch.from_numpy(vectors_ND), torch.from_numpy(query_D), torch.from_numpy(scores_M)
+        chosen = None if positions_M is None else torch.from_numpy(positions_M)
+        for start in range(0, len(scores_M), _BLOCK_ROWS):
+            piece = slice(start, start + _BLOCK_ROWS)
+            part = whole[piece] if chosen is None else whole.index_select(0, chosen[piece])
+            torch.mv(part.float(), query, out=into[piece])
     return scores_M
 
 

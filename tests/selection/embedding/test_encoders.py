@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from PIL import Image
 
 from infra.errors import BackendUnavailable, Conflict, InvalidInput
 from infra.platform import Platform
+from selection.devices import on_all_cores
 from selection.embedding import encoders
 
 
@@ -52,6 +55,21 @@ def test_vectors_have_unit_length_and_one_dimension(platform: Platform, checkpoi
     assert encoder.notice is None
     many = encoder.encode_images(pictures * 25)
     assert many[72:] == pytest.approx(vectors[:3], abs=1e-5), "batches do not matter"
+
+
+def test_texts_are_computed_in_the_thread_that_has_all_cores(
+    platform: Platform, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = encoders.load_encoder(_with(platform, checkpoint))
+    model: Any = encoder._model
+    computed, encode = [], model.encode_text
+    monkeypatch.setattr(
+        model, "encode_text", lambda tokens: (computed.append(threading.get_ident()), encode(tokens))[1]
+    )
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        list(pool.map(lambda word: encoder.encode_texts([word]), ["night", "day", "rain", "snow"]))
+
+    assert set(computed) == {on_all_cores(threading.get_ident)}
 
 
 def test_the_choice_is_recorded_and_its_id_follows_the_weights(
