@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, NewType, TypeVar
@@ -377,17 +377,19 @@ def add_sightings(db: Db, sightings: Sequence[Sighting]) -> int:
     Returns:
         How many were new.
     """
-    if not sightings:
+    found = {_sighting_key(one): one for one in sightings}
+    known = {one["_id"] for one in db.sightings.find({"_id": {"$in": list(found)}}, {"_id": 1})}
+    new = [{"_id": key, **vars(one)} for key, one in found.items() if key not in known]
+    if not new:
         return 0
-    upserts = [UpdateOne({"_id": _sighting_key(one)}, {"$setOnInsert": asdict(one)}, upsert=True) for one in sightings]
     try:
-        return int(db.sightings.bulk_write(upserts, ordered=False).upserted_count)
+        return len(db.sightings.insert_many(new, ordered=False).inserted_ids)
     except BulkWriteError as error:
-        # Another process upserting the same sighting at the same moment is not a failure: it is there.
+        # Another process that records the same sighting at the same moment is not a failure: it is there.
         details: Document = dict(error.details or {})
         if any(one.get("code") != _DUPLICATE_KEY for one in details["writeErrors"]):
             raise
-        return int(details["nUpserted"])
+        return int(details["nInserted"])
 
 
 def sightings_of(db: Db, frame_id: FrameId) -> list[Sighting]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -48,7 +48,7 @@ class PixelStatistics:
 
     def as_fields(self) -> dict[str, Any]:
         """The fields of the frame's record."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 def measure(pixels: Image.Image) -> PixelStatistics:
@@ -74,8 +74,14 @@ def perceptual_hash(luma: Image.Image) -> str:
         luma.resize((_HASH_SOURCE_SIDE, _HASH_SOURCE_SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0), np.float64
     )
     low = (_COSINES @ small @ _COSINES.T).ravel().round(6)
-    bits = low > np.median(low[1:])
+    bits = low > _median(low[1:])
     return np.packbits(bits).tobytes().hex()
+
+
+def _median(values: NDArray[np.float64]) -> float:
+    """Of an odd number of values; NumPy's takes as long as the rest of the hash."""
+    middle = len(values) // 2
+    return float(np.partition(values, middle)[middle])
 
 
 def _laplacian_variance(luma: NDArray[np.uint8]) -> float:
