@@ -37,6 +37,13 @@ def default_backend(platform: Platform) -> LabellingBackend:
     return LabelStudioBackend(url=running.url, token=running.token, name=running.name, owner=owner)
 
 
+def can_be_pushed(task: Task) -> bool:
+    """Whether the labelling backend serves tasks of this kind."""
+    from annotation.backends.label_studio.conversion import QUESTIONS
+
+    return task.kind in QUESTIONS
+
+
 def check_kind(task: Task) -> None:
     """Makes sure that batches of a task can be pushed at all.
 
@@ -45,7 +52,7 @@ def check_kind(task: Task) -> None:
     """
     from annotation.backends.label_studio.conversion import QUESTIONS
 
-    if task.kind not in QUESTIONS:
+    if not can_be_pushed(task):
         raise InvalidInput(
             f"tasks of kind {task.kind} cannot be pushed to Label Studio yet, only {' and '.join(QUESTIONS)}; "
             "make the batch without --push, and fetch its frames with GET /api/v1/batches/ID/frames",

@@ -67,7 +67,7 @@ def trace(db: Db, identifier: str, *, frame_limit: int | None = None) -> dict[st
 
     Args:
         identifier: Id of a frame, label, batch, dataset version, workflow or model, or a beginning of six or more characters that no
-            other has.
+            other has; or the name that a model's predictions were imported under.
         frame_limit: At most this many frames of a dataset version or batch; None for all.
 
     Returns:
@@ -224,6 +224,13 @@ def _identify(db: Db, identifier: str) -> tuple[NodeKind, str]:
             return kind, identifier
     if re.fullmatch(r"[0-9a-f]{6,32}", identifier):
         return "frame", frames.get(db, identifier).frame_id
+    named = models.imported_as(db, identifier)
+    if len(named) > 1:
+        raise InvalidInput(
+            f"several models were imported as {identifier}; give the id of one: {', '.join(named[:3])}", id=identifier
+        )
+    if named:
+        return "model", named[0]
     if len(identifier) >= _SHORTEST_PREFIX and (found := _beginning_with(db, identifier)):
         if len(found) > 1:
             some = ", ".join(node_id for _, node_id in found[:3])

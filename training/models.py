@@ -145,6 +145,12 @@ def get(db: Db, model_id: str) -> Model:
     return _from_document(document)
 
 
+def imported_as(db: Db, name: str) -> list[ModelId]:
+    """Models whose predictions were imported under this name, the newest first; there may be one for each task."""
+    query = {"origin": "imported", "architecture": name}
+    return [ModelId(document["_id"]) for document in db.models.find(query, {"_id": 1}).sort("created_at", -1)]
+
+
 def current(db: Db, task_id: str) -> Model | None:
     """The task's current model, None before the first."""
     document = db.current_models.find_one({"_id": task_id})

@@ -31,6 +31,7 @@ __all__ = ["BASE_KEYS", "NO_TIME_MS", "Columns", "Filter", "Provider", "parse_fi
 MOST_FACET_KEY_VALUES = 200
 MOST_FACET_VALUES = 100
 MOST_FACET_NUMBERS = 20
+_KEYS_TOLD = 12
 
 
 class Provider(Protocol):
@@ -480,14 +481,14 @@ class Columns:
             raise InvalidInput(
                 f"{name!r} has more than {loading.MOST_VALUES} different values and cannot be filtered by"
             )
-        own = [key for provider in self._providers for key in provider.provides]
-        known = sorted({*view.keys, *own})
-        near = difflib.get_close_matches(plain, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InvalidInput(
-            f"there is no key {name!r}; the fleet has {', '.join(known)}, and after:, before:, near: and has:{hint}",
-            key=name,
+        own = {key for provider in self._providers for key in provider.provides}
+        known = [*sorted(view.keys), *sorted(own.difference(view.keys))]
+        near = difflib.get_close_matches(plain, known, n=3)
+        some = ", ".join(known[:_KEYS_TOLD]) + (
+            f" and {len(known) - _KEYS_TOLD} more" if len(known) > _KEYS_TOLD else ""
         )
+        hint = f"did you mean {' or '.join(near)}?" if near else f"the fleet has {some}"
+        raise InvalidInput(f"there is no key {name!r}; {hint}", key=name)
 
 
 def _parsed(where: Filter | str) -> Filter:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from annotation import batches
+from annotation import batches, tasks
 from annotation.batches import Batch, BatchState, Progress
 from service import data_line, labelling
 from service.api.errors import RESPONSES
@@ -47,6 +47,7 @@ class BatchOut(BaseModel):
     model_id: str | None
     encoder_id: str | None
     workflow_id: str | None
+    pushable: bool = Field(description="Whether the labelling backend serves tasks of this kind.")
 
 
 class BatchIn(BaseModel):
@@ -146,12 +147,14 @@ def cancel_batch(batch_id: str, line: OneLine) -> BatchOut:
 def batches_out(line: Line, found: Sequence[Batch]) -> list[BatchOut]:
     """Batches as the API tells them, with how far they have come."""
     progress = batches.progress_of_many(line.platform.database, [batch.batch_id for batch in found])
-    names = [name for name in BatchOut.model_fields if name not in ("counts", "plan")]
+    names = [name for name in BatchOut.model_fields if name not in ("counts", "plan", "pushable")]
+    served = {task.task_id: labelling.can_be_pushed(task) for task in tasks.list_all(line.platform.database)}
     return [
         BatchOut(
             **{name: getattr(batch, name) for name in names},
             plan=dict(batch.plan),
             counts=_counts(progress.get(batch.batch_id, Progress())),
+            pushable=served.get(batch.task_id, False),
         )
         for batch in found
     ]

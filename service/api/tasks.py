@@ -12,6 +12,7 @@ from annotation.tasks import Task
 from service.api.errors import RESPONSES
 from service.api.line import OneLine
 from training import workflows
+from training.contract import TRAINABLE_KINDS
 
 router = APIRouter(prefix="/tasks", tags=["tasks"])
 
@@ -35,6 +36,7 @@ class TaskOut(BaseModel):
     classes: list[str]
     version: int
     training: dict[str, str]
+    trainable: bool = Field(description="Whether models of this kind are trained here.")
 
 
 @router.get("")
@@ -71,4 +73,5 @@ def _out(task: Task) -> TaskOut:
         classes=list(task.classes),
         version=task.version,
         training=dict(task.training),
+        trainable=task.kind in TRAINABLE_KINDS,
     )

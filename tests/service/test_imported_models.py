@@ -87,9 +87,11 @@ def test_detections_rank_a_batch_and_are_traced(
     assert [place.row for place in batches.frames_of(platform.database, batch.batch_id)] == [11, 10, 9]
     assert batch.model_id == "imported-t1-yolo-7"
     found = lineage.trace(platform.database, "imported-t1-yolo-7")
+    assert lineage.trace(platform.database, "yolo-7") == found, "the name that it was given will do"
     assert {node["id"] for node in found["nodes"]} == {"imported-t1-yolo-7", batch.batch_id}
     assert "detections.jsonl (SHA-256 " in trace_text(found)
     assert "detections.jsonl" in trace_text(lineage.trace(platform.database, batch.batch_id))
+    assert not client.get(f"/api/v1/batches/{batch.batch_id}").json()["pushable"]
     listed = client.get("/api/v1/models").json()[0]
     assert (listed["origin"], listed["current"], listed["workflow_id"]) == ("imported", True, None)
     shown = client.get(f"/api/v1/frames/{fleet[5].frame_id}").json()["predictions"]

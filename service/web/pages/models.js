@@ -43,9 +43,11 @@ function section(task, models, workflows, changed) {
   const failed = workflows[0]?.state === "failed" ? workflows[0] : null;
   return h("section", { style: { "margin-bottom": "34px" } },
     h("div.title", { style: { "margin-bottom": "10px" } }, h("h2", null, task.task_id), h("span.faint", { title: task.classes.join(", ") }, `${task.kind}, ${task.classes.length} classes`), h("span.grow"),
-      h("button.small", { onclick: train, title: "Train on the labels that count now" }, "Train now")),
+      task.trainable && h("button.small", { onclick: train, title: "Train on the labels that count now" }, "Train now")),
     running.map(runningCard), failed && h("div.card", null, h("span.pill.bad", null, "failed"), " ", h("a", { href: `/workflows/${failed.workflow_id}` }, short(failed.workflow_id)), h("div.dim", { style: { "margin-top": "6px" } }, failed.error)),
-    models.length ? [overview(models), table(models)] : h("div.card.dim", null, "No model yet. The first is trained by itself when a batch of this task is complete."));
+    models.length ? [overview(models), table(models)] : h("div.card.dim", null, task.trainable
+      ? "No model yet. The first is trained by itself when a batch of this task is complete."
+      : ["No model yet. Models of this kind are trained elsewhere; bring their predictions: ", h("code", null, `mlpl predictions import FILE --task ${task.task_id} --model NAME`)]));
 }
 
 function runningCard(workflow) {

@@ -51,7 +51,9 @@ export function batchActions(batch, changed) {
   const isOpen = batch.state === "open";
   return [
     batch.queue_url && batch.state !== "cancelled" && h("a.button.small", { href: batch.queue_url, target: "_blank", rel: "noopener" }, "Label", icon("out")),
-    batch.state === "planned" && h("button.small.primary", { onclick: move("push", "Sent to the labellers") }, "Push"),
+    batch.state === "planned" && (batch.pushable
+      ? h("button.small.primary", { onclick: move("push", "Sent to the labellers") }, "Push")
+      : h("span.faint", { title: `Its frames: GET /api/v1/batches/${batch.batch_id}/frames` }, "to be labelled elsewhere")),
     (isOpen || batch.state === "complete") && h("button.small", { title: "Collect answers now", onclick: move("sync", "Answers collected") }, "Sync"),
     (isOpen || batch.state === "planned") && h("button.small.quiet.danger", { onclick: move("cancel", "Withdrawn", `Withdraw ${batch.batch_id}? ${plural(batch.counts.pending, "frame")} go back to the pool; labels stay.`) }, "Cancel"),
   ];

@@ -90,11 +90,9 @@ def test_filters(columns: Columns, where: str, rows: list[int]) -> None:
 
 
 def test_an_unknown_key_is_named_with_its_place_and_the_known_ones(columns: Columns) -> None:
-    with pytest.raises(InvalidInput, match=r"character 14: there is no key 'wether'; the fleet has .*weather"):
+    with pytest.raises(InvalidInput, match=r"character 14: there is no key 'wether'; did you mean weather or wet\?"):
         columns.mask("weather:rain wether:rain")
-    with pytest.raises(InvalidInput, match="did you mean 'weather'"):
-        columns.mask("wether:rain")
-    with pytest.raises(InvalidInput, match="no key 'boxes'"):
+    with pytest.raises(InvalidInput, match=r"no key 'boxes'; the fleet has .*weather"):
         columns.mask("boxes:1")
 
 

@@ -32,7 +32,14 @@ def task(client: TestClient) -> str:
 def test_tasks(client: TestClient, task: str) -> None:
     assert client.post("/api/v1/tasks", json=TASK).json() == client.get(f"/api/v1/tasks/{task}").json()
     assert client.get("/api/v1/tasks").json() == [
-        {"task_id": task, "kind": "multilabel", "classes": ["car", "person"], "version": 1, "training": {}}
+        {
+            "task_id": task,
+            "kind": "multilabel",
+            "classes": ["car", "person"],
+            "version": 1,
+            "training": {},
+            "trainable": True,
+        }
     ]
     trained = client.post("/api/v1/tasks", json=TASK | {"training": {"epochs": "2"}})
     assert trained.json()["training"] == {"epochs": "2"}
@@ -40,6 +47,7 @@ def test_tasks(client: TestClient, task: str) -> None:
     assert client.post("/api/v1/tasks", json=TASK | {"classes": ["car"]}).status_code == 409
     boxes = client.post("/api/v1/tasks", json=TASK | {"name": "boxes", "kind": "detection"})
     assert boxes.status_code == 201
+    assert not boxes.json()["trainable"]
     refused = client.post("/api/v1/workflows", json={"task": "boxes"})
     assert refused.status_code == 422
     assert refused.json()["message"].startswith("tasks of kind detection cannot be trained here yet")
