@@ -32,6 +32,7 @@ from infra.platform import Platform
 from selection.devices import on_all_cores, processors, torch_devices
 from selection.embedding.inputs import Preparation
 from selection.embedding.replica import Replica
+from selection.embedding.texts import text_features
 from selection.pixels.images import PREVIEW_SHORT_SIDE
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class Encoder:
         self._replicas = [on_all_cores(lambda: self._replica(model, self._devices[0]))]
         self._others_lock = threading.Lock()
         self._tokenize: Callable[[list[str]], torch.Tensor] = open_clip.get_tokenizer(weights.model_name)
+        self._text_features = on_all_cores(lambda: text_features(self._model, self._tokenize, device=self.device))
         self._workers = ThreadPoolExecutor(max_workers=min(8, processors()), thread_name_prefix="preprocess")
         self.dimension = int(self.encode_texts(["a road"]).shape[1])
 
@@ -163,8 +165,7 @@ class Encoder:
         """Vectors of texts, unit length, shape (N, D)."""
 
         def features(batch: Sequence[str]) -> torch.Tensor:
-            found: torch.Tensor = self._model.encode_text(self._tokenize(list(batch)).to(self.device))
-            return found
+            return self._text_features(self._tokenize(list(batch)).to(self.device))
 
         if not texts:
             return np.empty((0, self.dimension), dtype=np.float32)
