@@ -15,6 +15,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +33,7 @@ from infra.platform import Platform
 from selection.devices import on_all_cores, processors, torch_devices
 from selection.embedding.inputs import Preparation
 from selection.embedding.replica import Replica
-from selection.embedding.texts import text_features
+from selection.embedding.words import TextTower
 from selection.pixels.images import PREVIEW_SHORT_SIDE
 
 if TYPE_CHECKING:
@@ -106,8 +107,8 @@ class Encoder:
         self._side_px = min(settings["size"]) if isinstance(settings["size"], Sequence) else int(settings["size"])
         self._replicas = [on_all_cores(lambda: self._replica(model, self._devices[0]))]
         self._others_lock = threading.Lock()
-        self._tokenize: Callable[[list[str]], torch.Tensor] = open_clip.get_tokenizer(weights.model_name)
-        self._text_features = on_all_cores(lambda: text_features(self._model, self._tokenize, device=self.device))
+        tokenize: Callable[[list[str]], torch.Tensor] = open_clip.get_tokenizer(weights.model_name)
+        self._texts = on_all_cores(lambda: TextTower(self._model, tokenize, device=self.device))
         self._workers = ThreadPoolExecutor(max_workers=min(8, processors()), thread_name_prefix="preprocess")
         self.dimension = int(self.encode_texts(["a road"]).shape[1])
 
@@ -163,13 +164,9 @@ class Encoder:
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of texts, unit length, shape (N, D)."""
-
-        def features(batch: Sequence[str]) -> torch.Tensor:
-            return self._text_features(self._tokenize(list(batch)).to(self.device))
-
         if not texts:
             return np.empty((0, self.dimension), dtype=np.float32)
-        return on_all_cores(lambda: self._replicas[0].in_batches(texts, features))
+        return on_all_cores(lambda: self._replicas[0].in_batches(texts, self._texts.features))
 
     def _replica(self, model: Any, device: torch.device) -> Replica:
         import torch
@@ -213,6 +210,16 @@ def choice_of(platform: Platform) -> EncoderChoice | None:
     """What was decided for this value of `MLPL_ENCODER`, whatever the fleet was switched to."""
     found = platform.database.encoders.find_one({"_id": _configured(platform)}, {"_id": 0})
     return EncoderChoice(**found) if found else None
+
+
+@contextmanager
+def choice_announced(platform: Platform, say: Callable[[str], object]) -> Iterator[None]:
+    """Says so where the block settles on the small encoder; from then on `mlpl status` and `mlpl encoder list` do."""
+    before = chosen(platform)
+    yield
+    choice = chosen(platform)
+    if choice is not None and choice.notice and choice != before:
+        say(choice.notice)
 
 
 def current_encoder_id(platform: Platform) -> str | None:

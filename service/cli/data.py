@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -133,7 +132,7 @@ def embed(
     with platform() as opened, progress_bar("embedding", rate_of="frames") as progress:
         if choose_again:
             encoders.forget_choice(opened)
-        with _choice_announced(opened):
+        with encoders.choice_announced(opened, partial(typer.echo, err=True)):
             if cluster is None or encoders.chosen(opened) is None:
                 encoder = encoders.load_encoder(opened)
         see_missing(opened, progress=progress)
@@ -151,18 +150,6 @@ def embed(
         as_json=as_json,
         text=lambda: f"embedded {rows} frames with {encoder_id}",
     )
-
-
-@contextmanager
-def _choice_announced(opened: Platform) -> Iterator[None]:
-    """Says so where the block settles on the small encoder; from then on `mlpl status` and `mlpl encoder list` do."""
-    from selection.embedding import encoders
-
-    before = encoders.chosen(opened)
-    yield
-    choice = encoders.chosen(opened)
-    if choice is not None and choice.notice and choice != before:
-        typer.echo(choice.notice, err=True)
 
 
 def _build_index(opened: Platform, encoder_id: str) -> None:
@@ -212,6 +199,7 @@ def search(
 ) -> None:
     """Finds frames by words, filters, an image, frames or parts of them."""
     from infra.errors import InvalidInput
+    from selection.embedding import encoders
     from selection.ranking.examples import Example, frame_example
     from service.curator import Curator, parse_box
 
@@ -227,7 +215,7 @@ def search(
     with platform() as opened:
         if data is not None:
             _check_image(opened, data, name=str(image))
-        with _choice_announced(opened):
+        with encoders.choice_announced(opened, partial(typer.echo, err=True)):
             found = Curator(opened).search(
                 image=data, examples=examples, where=full, sort=sort, group=group, k=k, cursor=cursor
             )
@@ -307,7 +295,7 @@ def use_encoder(
     from service.reconcile import switch_encoder
 
     with platform() as opened:
-        with _choice_announced(opened):
+        with encoders.choice_announced(opened, partial(typer.echo, err=True)):
             encoder = switching.use(opened, name)
         if wait:
             with progress_bar("embedding", rate_of="frames") as progress:

@@ -17,6 +17,7 @@ from annotation import batches, tasks
 from annotation.batches import Batch
 from infra.errors import Conflict, InvalidInput, NotFound
 from infra.platform import Platform
+from selection.embedding import encoders
 from selection.embedding.embed import embed_missing
 from selection.fleet.frames import Frame
 from selection.ingest.ingest import ingest
@@ -163,9 +164,8 @@ def _ingest(platform: Platform, directory: Path, report: Reporter) -> IngestRepo
 def _embed_and_search(
     platform: Platform, curator: Curator, key: AnswerKey, options: Options, report: Reporter
 ) -> list[dict[str, Any]]:
-    encoder = curator.encoder()
-    if encoder.notice:
-        report.say(encoder.notice)
+    with encoders.choice_announced(platform, report.say):
+        encoder = curator.encoder()
     embed_missing(platform, encoder, progress=lambda done, total: report.progress("embedding", done, total))
     queries = (
         SIMULATED_QUERIES

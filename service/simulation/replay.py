@@ -23,6 +23,7 @@ from infra.errors import InvalidInput
 from infra.platform import Platform
 from infra.settings import Settings
 from selection import shards
+from selection.embedding import encoders
 from selection.embedding.embed import embed_missing
 from selection.fleet import frames
 from selection.ingest.ingest import ingest
@@ -411,9 +412,8 @@ def _fleet(platform: Platform, options: Options, report: Reporter) -> _Fleet:
     report.say(taken.summary())
     key = answers.read(directory, classes=classes)
     curator = Curator(platform)
-    encoder = curator.encoder()
-    if encoder.notice:
-        report.say(encoder.notice)
+    with encoders.choice_announced(platform, report.say):
+        encoder = curator.encoder()
     embed_missing(platform, encoder, progress=report.progress)
     count = frames.row_count(platform.database)
     answered, target_NC = np.zeros(count, dtype=bool), np.zeros((count, len(key.classes)), dtype=np.float32)

@@ -61,10 +61,9 @@ def test_texts_are_computed_in_the_thread_that_has_all_cores(
     platform: Platform, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = encoders.load_encoder(_with(platform, checkpoint))
-    model: Any = encoder._model
-    computed, encode = [], model.encode_text
+    computed, features = [], encoder._texts.features
     monkeypatch.setattr(
-        model, "encode_text", lambda tokens: (computed.append(threading.get_ident()), encode(tokens))[1]
+        encoder._texts, "features", lambda texts: (computed.append(threading.get_ident()), features(texts))[1]
     )
     with ThreadPoolExecutor(max_workers=4) as pool:
         list(pool.map(lambda word: encoder.encode_texts([word]), ["night", "day", "rain", "snow"]))
