@@ -15,7 +15,7 @@ from selection.columnar.recent import Recent
 from selection.embedding import encoders
 from selection.fleet import filters
 from selection.fleet.filters import Filter, Term, ValueTerm, parse_filter
-from service.kept_structure import KeptStructure
+from service.structure.kept import KeptStructure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -153,7 +153,7 @@ class Curator:
         """The filter columns as of now."""
         from selection.fleet.columns import Columns
         from service.search_terms import ConceptTerms, LineTerms
-        from service.structure_terms import StructureTerms
+        from service.structure.terms import StructureTerms
 
         with self._columns_lock:
             is_new = self._columns is None

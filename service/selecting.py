@@ -187,8 +187,8 @@ class FleetSources:
         """The keeper's position among the rows, which are compared now."""
         import numpy as np
 
-        from selection.structure.duplicates import near_duplicate_groups
-        from selection.structure.survey import HalfVectors, hashes_of
+        from selection.near_duplicates.duplicates import near_duplicate_groups
+        from selection.near_duplicates.of_fleet import HalfVectors, hashes_of
 
         order = np.argsort(rows, kind="stable")
         hashes_N = np.zeros(len(rows), dtype=np.uint64)
@@ -204,7 +204,7 @@ class FleetSources:
 
     def preference(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The sharpest and best exposed first."""
-        from selection.structure.survey import quality_order
+        from selection.near_duplicates.of_fleet import quality_order
 
         return quality_order(self._curator.columns(), rows)
 
