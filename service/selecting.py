@@ -243,12 +243,14 @@ class FleetSources:
     def _label_errors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         import numpy as np
 
+        from selection.ranking.predictions import Predictions
         from service import label_errors
 
         assert self._model is not None
         standing = self._standing()
         labelled = {row: standing[row] for row in rows.tolist() if row in standing}
-        found = label_errors.by_row(self._platform, task=self._task, model=self._model, labelled=labelled)
+        predicted = Predictions(self._platform, self._model.model_id).probabilities_by_row(list(labelled))
+        found = label_errors.by_row(task=self._task, model=self._model, labelled=labelled, predicted=predicted)
         return np.array([found.get(row, np.nan) for row in rows.tolist()], dtype=np.float32)
 
 

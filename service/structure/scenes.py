@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from annotation import labels, tasks
+from annotation import tasks
 from infra.errors import InvalidInput
 from infra.platform import Platform
 from selection.structure.coverage import Cell, coverage
@@ -18,8 +18,6 @@ from service.structure.matching import empty_fleet, matching
 if TYPE_CHECKING:
     from selection.structure.slices import Trait
     from service.curator import Curator
-
-_CHUNK = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +53,7 @@ def find_slices(
         NotFound: No such task.
         InvalidInput: A bad filter, or the fleet was not surveyed yet.
     """
-    labelled = labelled_mask(platform, task_id, rows=curator.columns().rows)
+    labelled = labelled_mask(platform, curator, task_id, rows=curator.columns().rows)
     found = curator.structure().survey()
     if found is None:
         matching(curator, where)
@@ -112,23 +110,16 @@ def find_coverage(
     columns = curator.columns()
     if not columns.rows:
         raise empty_fleet()
-    labelled = labelled_mask(platform, task_id, rows=columns.rows)
+    labelled = labelled_mask(platform, curator, task_id, rows=columns.rows)
     return coverage(columns, by, labelled=labelled, within=columns.mask(where))
 
 
-def labelled_mask(platform: Platform, task_id: str | None, *, rows: int) -> NDArray[np.bool_]:
-    """Which rows have a label of a task, or of any task.
+def labelled_mask(platform: Platform, curator: Curator, task_id: str | None = None, *, rows: int) -> NDArray[np.bool_]:
+    """Which rows have a label of a task, or of any task; shape (rows,).
 
     Raises:
         NotFound: No such task.
     """
-    db = platform.database
-    wanted = [tasks.get(db, task_id)] if task_id is not None else tasks.list_all(db)
-    mask = np.zeros(rows, dtype=bool)
-    for task in wanted:
-        labelled = [label.frame_id for label in labels.current(db, task_id=task.task_id)]
-        for start in range(0, len(labelled), _CHUNK):
-            for document in db.frames.find({"_id": {"$in": labelled[start : start + _CHUNK]}}, {"_id": 0, "row": 1}):
-                if document["row"] < rows:
-                    mask[document["row"]] = True
-    return mask
+    if task_id is not None:
+        task_id = tasks.get(platform.database, task_id).task_id
+    return curator.places().labelled(rows=rows, task_id=task_id)

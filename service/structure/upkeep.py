@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -75,10 +76,10 @@ def keep_up(platform: Platform, curator: Curator) -> bool:
         waiting = rows - (shards.row_total(db, "projections", drawn.projection_id) if drawn else 0)
         if refit or _worth(db, "projections", drawn.projection_id if drawn else None, waiting, rows):
             changed = draw_map(platform, curator, fit_again=refit)[1] > 0 or changed
-    state = str(db.labels.estimated_document_count())
-    if state == "0" or novelty.is_current(db, encoder_id, state=state, rows=rows):
+    labelled = np.flatnonzero(labelled_mask(platform, curator, rows=rows))
+    state = hashlib.sha256(labelled.tobytes()).hexdigest()[:16]
+    if novelty.is_current(db, encoder_id, state=state, rows=rows):
         return changed
-    labelled = np.flatnonzero(labelled_mask(platform, None, rows=rows))
     return novelty.update(platform, curator.index(), labelled, rows=rows, state=state) > 0 or changed
 
 
