@@ -92,7 +92,10 @@ def calibrated(index: VectorIndex, columns: Columns, *, seed: int = 0) -> Calibr
     if not len(sample):
         return Calibration(threshold=calibration.DEFAULT_THRESHOLD, basis="not calibrated: no frame has a vector yet")
     return calibration.calibrated_threshold(
-        index.vectors(sample), drive_S=drives_of(columns, sample), captured_ms_S=columns.captured_ms[sample]
+        index.vectors(sample),
+        drive_S=drives_of(columns, sample),
+        captured_ms_S=columns.captured_ms[sample],
+        row_S=sample,
     )
 
 

@@ -137,6 +137,27 @@ def test_the_threshold_is_what_frames_of_different_drives_hardly_reach(by: str) 
     assert f"different {'drives' if by == 'drive' else 'hours'}" in found.basis
 
 
+def test_a_single_drive_without_times_is_judged_by_its_far_parts() -> None:
+    emb = _around_a_centre(spread=0.03)
+    emb[1:100] = emb[0]  # A stop at the start: alike, but near one another.
+    nowhere, drive, rows = np.full(1200, -1), np.zeros(1200, dtype=np.int64), np.arange(1200)
+    found = calibration.calibrated_threshold(emb, drive_S=drive, captured_ms_S=nowhere, row_S=rows)
+    apart = np.triu(np.ones((1200, 1200), dtype=bool), k=120)
+    assert found.threshold == pytest.approx(
+        np.quantile((emb @ emb.T)[apart], 1 - 1 / calibration.CHANCE_PAIRS), abs=2e-4
+    )
+    assert 0.95 < found.threshold < 0.999
+    assert "far parts of the drive" in found.basis
+    minutes = rows * 1000  # Times that say too little are passed over, too.
+    assert calibration.calibrated_threshold(emb, drive_S=drive, captured_ms_S=minutes, row_S=rows) == found
+    short = calibration.calibrated_threshold(
+        emb[:150], drive_S=drive[:150], captured_ms_S=nowhere[:150], row_S=rows[:150]
+    )
+    assert (short.threshold, "not calibrated" in short.basis) == (0.95, True)
+    no_drive = calibration.calibrated_threshold(emb, drive_S=nowhere, captured_ms_S=nowhere, row_S=rows)
+    assert (no_drive.threshold, "not calibrated" in no_drive.basis) == (0.95, True)
+
+
 def test_the_threshold_stays_where_there_is_nothing_to_judge_by() -> None:
     emb = _around_a_centre(spread=0.03)
     nowhere = np.full(1200, -1)
