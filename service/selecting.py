@@ -206,7 +206,7 @@ class FleetSources:
         """The sharpest and best exposed first."""
         from selection.near_duplicates.of_fleet import quality_order
 
-        return quality_order(self._curator.columns(), rows)
+        return quality_order(self._curator.columns(), rows, index=self._vectors())
 
     def _vectors(self) -> VectorIndex:
         if self._index is None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from selection.embedding.index import VectorIndex
     from selection.fleet.columns import Columns
 
+_READ_ROWS = 8192
+
 
 @dataclass(frozen=True)
 class HalfVectors:
@@ -65,8 +67,12 @@ def hashes_of(platform: Platform, rows: NDArray[np.int64]) -> NDArray[np.uint64]
     return hashes_N
 
 
-def quality_order(columns: Columns, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Whom to keep first of rows, see `preference.preference`."""
+def quality_order(columns: Columns, rows: NDArray[np.int64], *, index: VectorIndex | None = None) -> NDArray[np.int64]:
+    """Whom to keep first of rows, see `preference.preference`.
+
+    Args:
+        index: Tells which frames are unlike those before and after them. None: that is not asked.
+    """
 
     def numbers(key: str) -> NDArray[np.float64]:
         found = np.full(len(rows), np.nan)
@@ -78,7 +84,10 @@ def quality_order(columns: Columns, rows: NDArray[np.int64]) -> NDArray[np.int64
 
     sharpness_N = numbers("sharpness")
     limit_N = preference.sharpness_limits(sharpness_N, drives_of(columns, rows))
-    return preference.preference(sharpness_N, numbers("underexposed"), numbers("overexposed"), limit_N=limit_N)
+    odd_N = None if index is None else _odd_ones(index, columns, rows)
+    return preference.preference(
+        sharpness_N, numbers("underexposed"), numbers("overexposed"), limit_N=limit_N, odd_N=odd_N
+    )
 
 
 def calibrated(index: VectorIndex, columns: Columns, *, seed: int = 0) -> Calibration:
@@ -99,11 +108,29 @@ def calibrated(index: VectorIndex, columns: Columns, *, seed: int = 0) -> Calibr
     )
 
 
+def _odd_ones(index: VectorIndex, columns: Columns, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which rows are unlike both their neighbours of the same drive, shape as `rows`; never those at its ends or without vectors."""
+    odd_N = np.zeros(len(rows), dtype=bool)
+    drive_N = drives_of(columns, rows)
+    asked = (drive_N >= 0) & index.has(rows)
+    for step in (-1, 1):
+        beside = rows + step
+        asked &= (drives_of(columns, beside) == drive_N) & index.has(beside)
+    places = np.flatnonzero(asked)
+    for start in range(0, len(places), _READ_ROWS):
+        part = places[start : start + _READ_ROWS]
+        wanted, at = np.unique(rows[part][:, np.newaxis] + np.array([-1, 0, 1]), return_inverse=True)
+        emb = index.vectors(wanted)
+        before, here, after = at.reshape(-1, 3).T
+        odd_N[part] = preference.unlike_both(emb[before], emb[here], emb[after])
+    return odd_N
+
+
 def drives_of(columns: Columns, rows: NDArray[np.int64]) -> NDArray[np.int32]:
     """Number of each row's drive, -1 where there is none."""
     drive_N = np.full(len(rows), -1, dtype=np.int32)
     if "drive" in columns.keys:
         column = columns.codes("drive")[0]
-        inside = rows < len(column)
+        inside = (rows >= 0) & (rows < len(column))
         drive_N[inside] = column[rows[inside]]
     return drive_N

@@ -5,6 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+_ODD_FACTOR = 1.5
+_ROUNDING = 1e-3
+"""Vectors in half precision tell nothing apart that is nearer."""
+
 
 def preference(
     sharpness_N: NDArray[np.float64],
@@ -12,16 +16,19 @@ def preference(
     overexposed_N: NDArray[np.float64],
     *,
     limit_N: NDArray[np.float64] | None = None,
+    odd_N: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
     """Whom to keep first: the sharpest, of which parts that are too dark or too bright are taken off; unknown ones last, equal ones by position.
 
-    What is much sharper than the frames around it is often the garbage of a broken file or noise, which must not stand for good frames.
+    What is much sharper than the frames around it, or unlike the frames just before and after it, is often the garbage of a broken file or
+    noise, which must not stand for good frames.
 
     Args:
         sharpness_N: NaN where it is not known, shape (N,); so are the others.
         underexposed_N: Share of the pixels, 0 to 1.
         overexposed_N: Share of the pixels, 0 to 1.
         limit_N: What is sharper comes after all others, shape (N,), see `sharpness_limits`. None: no limit.
+        odd_N: These come after all others, too, shape (N,), see `unlike_both`. None: there are none.
     Returns:
         0 for the best, shape (N,).
     """
@@ -29,8 +36,30 @@ def preference(
     quality = np.nan_to_num(sharpness_N * exposed, nan=-1.0)
     place = np.empty(len(quality), dtype=np.int64)
     beyond = np.zeros(len(quality), dtype=bool) if limit_N is None else sharpness_N > limit_N
+    beyond = beyond if odd_N is None else beyond | odd_N
     place[np.lexsort((-quality, beyond))] = np.arange(len(quality))
     return place
+
+
+def unlike_both(
+    before_ND: NDArray[np.float32], emb_ND: NDArray[np.float32], after_ND: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """Which frames are unlike their neighbours in time although those are like one another, as a picture is of which half is destroyed.
+
+    A camera that moves from one place to the next passes through what lies between, so a good frame is seldom farther from both than they are
+    apart.
+
+    Args:
+        before_ND: Vector of the frame before each, unit length, shape (N, D).
+        emb_ND: Of the frames, likewise.
+        after_ND: Of the frame after each, likewise.
+    Returns:
+        Shape (N,).
+    """
+    apart_N = 1.0 - np.einsum("nd,nd->n", before_ND, after_ND)
+    nearer_N = 1.0 - np.maximum(np.einsum("nd,nd->n", emb_ND, before_ND), np.einsum("nd,nd->n", emb_ND, after_ND))
+    odd_N: NDArray[np.bool_] = nearer_N > np.maximum(_ODD_FACTOR * apart_N, _ROUNDING)
+    return odd_N
 
 
 def sharpness_limits(sharpness_N: NDArray[np.float64], drive_N: NDArray[np.integer]) -> NDArray[np.float64]:

@@ -121,7 +121,7 @@ def find_duplicates(
         threshold=start.threshold,
         hashes_N=hashes_N,
         max_hamming=max_hamming,
-        priority_N=of_fleet.quality_order(columns, rows),
+        priority_N=of_fleet.quality_order(columns, rows, index=index),
         within_N=drive_N,
         progress=progress,
     )

@@ -100,6 +100,18 @@ def test_the_sharpest_and_best_exposed_is_kept() -> None:
     assert preference.preference(sharp, dark, bright, limit_N=limit).tolist() == [2, 0, 4, 1, 3]
 
 
+def test_what_is_unlike_the_frames_before_and_after_it_is_kept_last() -> None:
+    way = np.radians(np.arange(0, 40, 2.0))  # A drive past one thing after another, then a stop.
+    emb = np.stack([np.cos(way), np.sin(way), np.zeros(20), np.zeros(20)], axis=1).astype(np.float32)
+    emb[15:] = emb[15]
+    emb[[4, 17]] = [[0, 0, 1, 0], [0, 0, 0.6, 0.8]]
+    odd = np.zeros(20, dtype=bool)
+    odd[1:-1] = preference.unlike_both(emb[:-2], emb[1:-1], emb[2:])
+    assert np.flatnonzero(odd).tolist() == [4, 17]
+    sharp, none = np.arange(20.0), np.zeros(20)
+    assert np.argsort(preference.preference(sharp, none, none, odd_N=odd)).tolist()[-3:] == [0, 17, 4]
+
+
 def test_what_is_sharper_than_nearly_all_of_its_drive_is_kept_last() -> None:
     drive = np.repeat([0, 1, 2, -1], [400, 200, 60, 40])
     sharp = np.random.default_rng(0).uniform(100, 200, 700) + 1000 * (drive == 1)

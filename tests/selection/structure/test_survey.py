@@ -88,6 +88,23 @@ def test_a_survey_says_from_where_frames_are_near_duplicates(fleet: Fleet) -> No
     assert survey.current(here.platform.database, ENCODER) == made
 
 
+def test_a_broken_frame_does_not_stand_for_the_good_ones_around_it(fleet: Fleet) -> None:
+    here = Surveyed(fleet, 60)
+    here.emb_ND[:] = 0
+    here.emb_ND[:, 0] = 1.0
+    here.emb_ND[7, :2] = (
+        np.cos(0.25),
+        np.sin(0.25),
+    )  # As like the others as near-duplicates are, but less so than they are.
+    sharpness = [10.0] * 60
+    sharpness[7] = 20.0
+    here.grow(60, drive=["drive-1"] * 60, sharpness=sharpness)
+    made = survey.make(here.platform, here.index, here.columns, text_emb=None, threshold=0.95)
+    assert made is not None
+    assert set(here.values(made)["keeper"].tolist()) == {0}
+    assert of_fleet.quality_order(here.columns, np.arange(60))[7] == 0  # Its sharpness alone would have put it first.
+
+
 def test_rows_that_come_later_join_and_change_no_other(fleet: Fleet) -> None:
     here = Surveyed(fleet, 700)
     here.grow(500)
