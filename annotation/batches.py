@@ -6,9 +6,9 @@ skipped, `cancelled` when it was withdrawn. Its frames are written in the same t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, NewType
 
 from pymongo import IndexModel, UpdateOne
@@ -32,8 +32,13 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("task_id", 1), ("row", 1)]),
         IndexModel([("task_id", 1), ("state", 1)]),
         IndexModel([("task_id", 1), ("purpose", 1)]),
+        IndexModel([("changed_at", 1)], sparse=True),
     ],
 }
+
+_STANDING = ("batch_id", "task_id", "row", "rank", "state", "value", "released", "changed_at")
+_NOW: Document = {"$currentDate": {"changed_at": True}}
+"""By the clock of the database, of which there is one, so that changes can be followed by it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +95,25 @@ class BatchFrame:
     state: FrameState = "pending"
     value: tuple[str, ...] = ()
     problem: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How far a frame's place in a batch has come, for whoever follows all of them.
+
+    Attributes:
+        released: Given back when its batch was cancelled.
+        changed_at: When it last changed after it was inserted, by the database's clock; None for one that never did.
+    """
+
+    batch_id: str
+    task_id: str
+    row: int
+    rank: int
+    state: FrameState
+    value: tuple[str, ...] = ()
+    released: bool = False
+    changed_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +247,36 @@ def taken_rows(db: Db, *, task_id: str) -> list[int]:
     return [document["row"] for document in db.batch_frames.find(query, {"row": 1, "_id": 0})]
 
 
+def ids(db: Db) -> list[str]:
+    """The ids of all batches."""
+    return [document["_id"] for document in db.batches.find({}, {"_id": 1})]
+
+
+def place_count(db: Db) -> int:
+    """About how many places frames have in batches; it changes whenever one comes."""
+    return db.batch_frames.estimated_document_count()
+
+
+def standings(db: Db, *, batch_id: str | None = None) -> Iterator[Standing]:
+    """The places of a batch, or of all batches, by batch and rank. Reads in pieces."""
+    query: Document = {} if batch_id is None else {"batch_id": batch_id}
+    found = db.batch_frames.find(query, dict.fromkeys(_STANDING, 1)).sort([("batch_id", 1), ("rank", 1)])
+    return map(_standing, found)
+
+
+def changed_standings(db: Db, *, since: datetime) -> Iterator[Standing]:
+    """The places that changed after a moment of the database's clock, in the order of their changes."""
+    query = {"changed_at": {"$gt": since}}
+    return map(_standing, db.batch_frames.find(query, dict.fromkeys(_STANDING, 1)).sort("changed_at", 1))
+
+
+def last_change(db: Db) -> datetime | None:
+    """When a place last changed, by the database's clock; None if none ever did."""
+    ever = {"$gt": datetime(1970, 1, 1, tzinfo=UTC)}  # Without it the sparse index would be of no use.
+    found = db.batch_frames.find_one({"changed_at": ever}, {"changed_at": 1}, sort=[("changed_at", -1)])
+    return found["changed_at"] if found else None
+
+
 def mark_open(db: Db, batch_id: str, *, backend: str, ref: str, queue_url: str | None, now: datetime) -> Batch:
     """Records that the backend has the batch. Repeating it changes nothing but the link."""
     opened = {"state": "open", "backend": backend, "ref": ref, "opened_at": now}
@@ -236,7 +290,7 @@ def record_outcomes(db: Db, batch_id: str, outcomes: Sequence[FrameOutcome]) -> 
     changes = [
         UpdateOne(
             {"batch_id": batch_id, "frame_id": outcome.frame_id},
-            {"$set": {"state": outcome.state, "value": list(outcome.value), "problem": outcome.problem}},
+            {"$set": {"state": outcome.state, "value": list(outcome.value), "problem": outcome.problem}} | _NOW,
         )
         for outcome in outcomes
     ]
@@ -291,7 +345,7 @@ def cancel(db: Db, batch_id: str) -> None:
         if not db.batches.update_one(wanted, {"$set": {"state": "cancelled"}}, session=session).matched_count:
             raise Conflict(f"batch {batch_id} is complete and cannot be cancelled", batch_id=batch_id)
         unlabelled = {"batch_id": batch_id, "state": {"$ne": "labelled"}}
-        db.batch_frames.update_many(unlabelled, {"$set": {"released": True}}, session=session)
+        db.batch_frames.update_many(unlabelled, {"$set": {"released": True}} | _NOW, session=session)
 
     transaction(db, write)
 
@@ -314,6 +368,11 @@ def _batch(document: Document) -> Batch:
 def _frame_document(frame: BatchFrame) -> Document:
     fields = {name: getattr(frame, name) for name in BatchFrame.__dataclass_fields__}
     return {"_id": f"{frame.batch_id}/{frame.rank:06d}", **fields, "value": list(frame.value)}
+
+
+def _standing(document: Document) -> Standing:
+    known = {name: document[name] for name in _STANDING if name in document}
+    return Standing(**{**known, "value": tuple(document["value"])})
 
 
 def _frame(document: Document) -> BatchFrame:

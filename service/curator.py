@@ -15,7 +15,8 @@ from selection.columnar.recent import Recent
 from selection.embedding import encoders
 from selection.fleet import filters
 from selection.fleet.filters import Filter, Term, ValueTerm, parse_filter
-from service.kept_structure import KeptStructure
+from service.batch_places import BatchPlaces
+from service.structure.kept import KeptStructure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,6 +88,7 @@ class Curator:
         self._columns: Columns | None = None
         self._index: VectorIndex | None = None
         self._encoder: Encoder | None = None
+        self._places = BatchPlaces(platform.database)
         self._structure = KeptStructure(platform, encoder_id=self.encoder_id)
         self._texts: Recent[NDArray[np.float32]] = Recent(KEPT_TEXTS)
         self._is_kept_fresh = False
@@ -131,6 +133,7 @@ class Curator:
         """Loads what the first search would wait for, if the fleet has something to search. Failing is for that search to report."""
         try:
             self.columns()
+            self._places.version()
             if encoders.current_encoder_id(self._platform) is not None:
                 import torch  # noqa: F401  # Scans of the index are several times faster with it, and a frame looked for needs no encoder.
 
@@ -153,7 +156,7 @@ class Curator:
         """The filter columns as of now."""
         from selection.fleet.columns import Columns
         from service.search_terms import ConceptTerms, LineTerms
-        from service.structure_terms import StructureTerms
+        from service.structure.terms import StructureTerms
 
         with self._columns_lock:
             is_new = self._columns is None
@@ -162,13 +165,17 @@ class Curator:
                 self._columns = Columns(
                     self._platform.database, cache=settings.home / "columns" / f"{self._platform.database.name}.npz"
                 )
-                self._columns.provide(LineTerms(self._platform))
+                self._columns.provide(LineTerms(self._platform, places=self._places))
                 self._columns.provide(ConceptTerms(self._platform, index=self.index))
                 self._columns.provide(StructureTerms(self._structure))
             columns = self._columns
         if is_new or not columns.rows or not self._is_kept_fresh:
             columns.refresh()
         return columns
+
+    def places(self) -> BatchPlaces:
+        """What is labelled, and which frames batches hold."""
+        return self._places
 
     def structure(self) -> KeptStructure:
         """What was worked out beforehand about the fleet's structure: the map."""

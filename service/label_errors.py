@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 from annotation.tasks import Task
-from infra.platform import Platform
 from training.models import Model
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def by_row(
-    platform: Platform, *, task: Task, model: Model, labelled: Mapping[int, Collection[str]]
+    *,
+    task: Task,
+    model: Model,
+    labelled: Mapping[int, Collection[str]],
+    predicted: Mapping[int, NDArray[np.float32]],
 ) -> dict[int, float]:
     """How little a model believes the label of each row, in [0, 1].
 
@@ -18,25 +26,23 @@ def by_row(
     counts. Rows that the model has not seen, or whose label names a class that it does not know, are left out.
 
     Args:
-        platform: Where the predictions are.
         task: Of the labels.
         model: Of the predictions.
         labelled: The classes of each row's label.
+        predicted: Probabilities by row, shape (C,).
     """
     import numpy as np
 
-    from selection.ranking.predictions import Predictions
     from selection.scores import label_errors
 
     classes = model.classes
-    wanted = [row for row, value in labelled.items() if set(value) <= set(classes)]
-    predicted = Predictions(platform, model.model_id).probabilities_by_row(wanted)
-    if not predicted:
+    rows = [row for row, value in labelled.items() if row in predicted and set(value) <= set(classes)]
+    if not rows:
         return {}
-    label_NC = np.array([[name in labelled[row] for name in classes] for row in predicted], dtype=bool)
+    label_NC = np.array([[name in labelled[row] for name in classes] for row in rows], dtype=bool)
     errors = label_errors.self_confidence_error(
-        np.stack(list(predicted.values())),
+        np.stack([predicted[row] for row in rows]),
         label_NC,
         kind="classification" if task.kind == "classification" else "multilabel",
     )
-    return dict(zip(predicted, errors.tolist(), strict=True))
+    return dict(zip(rows, errors.tolist(), strict=True))

@@ -6,6 +6,7 @@ each in its own thread. What a killed process leaves behind is simply a differen
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +33,7 @@ log = get_logger(__name__)
 
 CORRECTIONS_FOR = timedelta(days=7)
 CORRECTIONS_EVERY = timedelta(seconds=60)
+SWEPT_EVERY_S = 6 * 3600.0
 
 T = TypeVar("T")
 ReconcilerState = Literal["idle", "working", "waiting", "stopped"]
@@ -92,6 +94,14 @@ def survey(platform: Platform, curator: Curator) -> bool:
     if encoders.current_encoder_id(platform) is None:
         return False
     return structure.keep_up(platform, curator)
+
+
+def sweep(platform: Platform, *, now: datetime) -> bool:
+    """Removes what killed writers left in the object store, see `selection.leftovers`; nobody waits for it."""
+    from selection import leftovers
+
+    leftovers.sweep(platform, now=now)
+    return False
 
 
 def predict(platform: Platform) -> bool:
@@ -199,6 +209,7 @@ class Reconcilers:
             "embed": lambda: embed(platform, curator),
             "index": lambda: index(platform, curator),
             "survey": lambda: survey(platform, curator),
+            "sweep": _seldom(lambda: sweep(platform, now=clock()), every_s=SWEPT_EVERY_S),
             "predict": lambda: predict(platform),
             "annotate": lambda: annotate(platform, clock=clock),
             "trigger": lambda: trigger(platform, clock=clock),
@@ -292,6 +303,22 @@ def _each(pieces: Iterable[T], close: Callable[[T], bool]) -> bool:
     if trouble is not None:
         raise trouble
     return changed
+
+
+def _seldom(close: Callable[[], bool], *, every_s: float) -> Callable[[], bool]:
+    """The same at the first round, and then only when so much time has passed since it last went well."""
+    done_at = -math.inf
+
+    def one_round() -> bool:
+        nonlocal done_at
+        now = time.monotonic()
+        if now - done_at < every_s:
+            return False
+        changed = close()
+        done_at = now
+        return changed
+
+    return one_round
 
 
 def _wants_corrections(batch: Batch, *, now: datetime) -> bool:

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -26,6 +25,8 @@ from selection import shards
 from selection.columnar.recent import Recent
 from selection.concepts import concepts
 from selection.ranking.acquisition import MODEL_SCORES
+from service.batch_places import BatchPlaces
+from service.model_opinions import ModelOpinions
 from training import models
 from training.models import Model
 
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 SCORE_KEYS = {"uncertain": "entropy", **{name: name for name in MODEL_SCORES}}
 LABEL_ERROR = "label_error"
 FRESH_FOR_S = 0.5
-SETTLED_AFTER_S = 3.0
-"""Labels are stored a moment before their batch says so; what was read within this time of a change is read again."""
 
 
 class LineTerms:
@@ -48,29 +47,37 @@ class LineTerms:
 
     provides: Sequence[str] = ("has", "in", "label", "model", LABEL_ERROR, *SCORE_KEYS)
 
-    def __init__(self, platform: Platform, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        *,
+        places: BatchPlaces | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Reads nothing yet.
 
         Args:
             platform: Where the line lives.
+            places: What is labelled; None: one of its own.
             clock: Seconds, for how long an answer is fresh.
         """
         self._platform = platform
         self._clock = clock
+        self._places = places or BatchPlaces(platform.database, clock=clock)
         self._lock = threading.Lock()
-        self._states: dict[str, tuple[float, Hashable]] = {}
-        self._changed_at: dict[str, float] = {}
+        self._current: tuple[float, Hashable] = (-FRESH_FOR_S, None)
         self._answers: Recent[Any] = Recent(64)
+        self._opinions = ModelOpinions(platform)
         self._predictions: dict[str, Predictions] = {}
         self._watches: dict[str, shards.Watch] = {}
 
     def version(self, key: str) -> Hashable:
         """The state of what a key is about; looked up at most twice a second."""
         if key in ("in", "label"):
-            return self._state("labels")
+            return self._places.version()
         if key in SCORE_KEYS:
-            return self._state("models")
-        return self._state("labels"), self._state("models")
+            return self._models()
+        return self._places.version(), self._models()
 
     def matches(self, key: str, value: str, *, is_prefix: bool, rows: int) -> NDArray[np.bool_] | None:
         """Which rows have a value, shape (rows,)."""
@@ -105,45 +112,32 @@ class LineTerms:
             return self._judged(rows=rows, right=value == "right")
         if value == "prediction" and key == "has":
             return ~np.isnan(self._scores("entropy", rows=rows))
-        query = {"released": {"$ne": True}} if value == "batch" and key == "has" else {"state": "labelled"}
-        listed = self._platform.database.batch_frames.find(query, {"_id": 0, "row": 1, "task_id": 1, "value": 1})
-        if key == "label":
-            task, slash, name = value.rpartition("/")
-            fits: Callable[[str], bool] = (
-                (lambda one: one.casefold().startswith(name)) if is_prefix else (lambda one: one.casefold() == name)
-            )
-            chosen = [
-                one["row"]
-                for one in listed
-                if (not slash or one["task_id"].casefold() == task) and any(fits(label) for label in one["value"])
-            ]
-        else:
-            chosen = [one["row"] for one in listed]
-        return _mask(chosen, rows=rows)
+        if key == "has":
+            return self._places.held(rows=rows) if value == "batch" else self._places.labelled(rows=rows)
+        task, slash, name = value.rpartition("/")
+
+        def fits(task_id: str, classes: tuple[str, ...]) -> bool:
+            if slash and task_id.casefold() != task:
+                return False
+            folded = [one.casefold() for one in classes]
+            return any(one.startswith(name) for one in folded) if is_prefix else name in folded
+
+        return self._places.labelled_as(fits, rows=rows)
 
     def _in_batch(self, value: str, *, is_prefix: bool, rows: int) -> NDArray[np.bool_]:
-        """A batch keeps its frames for good, so they are read once."""
-        db = self._platform.database
-        listed = [batch.batch_id for batch in batches.list_all(db)]
+        listed = [batch.batch_id for batch in batches.list_all(self._platform.database)]
         fits = [one for one in listed if one.casefold() == value or (is_prefix and one.casefold().startswith(value))]
         if not fits:
             near = ", ".join(listed[:3]) or "none yet"
             raise InvalidInput(f"there is no batch {value!r}; the newest are {near}")
 
-        def read(batch_id: str) -> list[int]:
-            return [one["row"] for one in db.batch_frames.find({"batch_id": batch_id}, {"_id": 0, "row": 1})]
-
-        kept = [self._answers.get(("in", one), functools.partial(read, one)) for one in fits]
-        return _mask([row for batch_rows in kept for row in batch_rows], rows=rows)
+        return self._places.of_batches(fits, rows=rows)
 
     def _judged(self, *, rows: int, right: bool) -> NDArray[np.bool_]:
         """Labelled frames by whether the current model of their task agrees with the label."""
-        from selection.ranking.predictions import Predictions
-
         chosen: list[int] = []
-        for task, model, labelled in self._labelled():
-            thought = Predictions(self._platform, model.model_id).probabilities_by_row(list(labelled))
-            for row, probabilities in thought.items():
+        for task, model, labelled, opinions in self._labelled():
+            for row, probabilities in opinions.items():
                 if task.kind == "classification":
                     said = frozenset({model.classes[int(probabilities.argmax())]})
                 else:
@@ -158,22 +152,27 @@ class LineTerms:
         from service import label_errors
 
         highest = np.full(rows, np.nan)
-        for task, model, labelled in self._labelled():
-            found = label_errors.by_row(self._platform, task=task, model=model, labelled=labelled)
+        for task, model, labelled, opinions in self._labelled():
+            found = label_errors.by_row(task=task, model=model, labelled=labelled, predicted=opinions)
             inside = [row for row in found if row < rows]
             highest[inside] = np.fmax(highest[inside], [found[row] for row in inside])
         highest.flags.writeable = False
         return highest
 
-    def _labelled(self) -> Iterator[tuple[Task, Model, dict[int, frozenset[str]]]]:
-        """The tasks that have a model, with the classes of each labelled row."""
-        db = self._platform.database
-        for task in tasks.list_all(db):
-            model = models.current(db, task.task_id)
+    def _labelled(
+        self,
+    ) -> Iterator[tuple[Task, Model, dict[int, frozenset[str]], dict[int, NDArray[np.float32]]]]:
+        """The tasks that have a model, with the classes of each labelled row and what the model thinks of it."""
+        db, state = self._platform.database, self._models()
+        current = [(task, models.current(db, task.task_id)) for task in tasks.list_all(db)]
+        self._opinions.forget_all_but(model.model_id for _, model in current if model is not None)
+        for task, model in current:
             if model is not None:
-                query = {"task_id": task.task_id, "state": "labelled"}
-                listed = db.batch_frames.find(query, {"_id": 0, "row": 1, "value": 1})
-                yield task, model, {one["row"]: frozenset(one["value"]) for one in listed}
+                found = self._places.labels_of(task.task_id)
+                values = [frozenset(value) for value in found.values]
+                rows = found.rows.tolist()
+                labelled = dict(zip(rows, [values[code] for code in found.code_N.tolist()], strict=True))
+                yield task, model, labelled, self._opinions.of(model.model_id, rows, state=state)
 
     def _scores(self, name: str, *, rows: int) -> NDArray[np.float64]:
         import numpy as np
@@ -201,25 +200,20 @@ class LineTerms:
         highest.flags.writeable = False
         return highest
 
-    def _state(self, what: str) -> Hashable:
+    def _models(self) -> Hashable:
+        """The current models and the state of their predictions."""
         now = self._clock()
         with self._lock:
-            looked_at, state = self._states.get(what, (-FRESH_FOR_S, None))
+            looked_at, state = self._current
         if now - looked_at < FRESH_FOR_S:
             return state
-        fresh = self._read_state(what)
-        if state is None or fresh != (state[0] if isinstance(state, tuple) else None):
-            self._changed_at[what] = now
-        # While a change is fresh, every look counts as another state.
-        settling = now - self._changed_at.get(what, now) < SETTLED_AFTER_S
+        state = self._read_models()
         with self._lock:
-            self._states[what] = (now, (fresh, now if settling else None))
-            return self._states[what][1]
+            self._current = (now, state)
+        return state
 
-    def _read_state(self, what: str) -> Hashable:
+    def _read_models(self) -> Hashable:
         db = self._platform.database
-        if what == "labels":
-            return db.labels.estimated_document_count(), db.batch_frames.estimated_document_count()
         current = [
             (task.task_id, model.model_id)
             for task in tasks.list_all(db)

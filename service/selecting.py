@@ -187,8 +187,8 @@ class FleetSources:
         """The keeper's position among the rows, which are compared now."""
         import numpy as np
 
-        from selection.structure.duplicates import near_duplicate_groups
-        from selection.structure.survey import HalfVectors, hashes_of
+        from selection.near_duplicates.duplicates import near_duplicate_groups
+        from selection.near_duplicates.of_fleet import HalfVectors, hashes_of
 
         order = np.argsort(rows, kind="stable")
         hashes_N = np.zeros(len(rows), dtype=np.uint64)
@@ -204,9 +204,9 @@ class FleetSources:
 
     def preference(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The sharpest and best exposed first."""
-        from selection.structure.survey import quality_order
+        from selection.near_duplicates.of_fleet import quality_order
 
-        return quality_order(self._curator.columns(), rows)
+        return quality_order(self._curator.columns(), rows, index=self._vectors())
 
     def _vectors(self) -> VectorIndex:
         if self._index is None:
@@ -243,12 +243,14 @@ class FleetSources:
     def _label_errors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         import numpy as np
 
+        from selection.ranking.predictions import Predictions
         from service import label_errors
 
         assert self._model is not None
         standing = self._standing()
         labelled = {row: standing[row] for row in rows.tolist() if row in standing}
-        found = label_errors.by_row(self._platform, task=self._task, model=self._model, labelled=labelled)
+        predicted = Predictions(self._platform, self._model.model_id).probabilities_by_row(list(labelled))
+        found = label_errors.by_row(task=self._task, model=self._model, labelled=labelled, predicted=predicted)
         return np.array([found.get(row, np.nan) for row in rows.tolist()], dtype=np.float32)
 
 

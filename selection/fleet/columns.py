@@ -24,6 +24,7 @@ from selection.columnar.bins import Bins, bins_of
 from selection.columnar.recent import Recent
 from selection.fleet import filters, loading
 from selection.fleet.filters import Filter, NearTerm, Range, Term, TimeTerm, ValueTerm, parse_filter
+from selection.fleet.hour import HourOfCapture
 from selection.fleet.loading import ATTRIBUTE_PREFIX, BASE_KEYS, NO_TIME_MS, TAKEN, Loaded, Loader, to_ms
 
 __all__ = ["BASE_KEYS", "NO_TIME_MS", "Columns", "Filter", "Provider", "parse_filter"]
@@ -107,7 +108,8 @@ class Columns:
         """
         self._loader = Loader(db, cache=cache)
         self._lock = threading.Lock()
-        self._providers: list[Provider] = []
+        self._hour = HourOfCapture(self)
+        self._providers: list[Provider] = [self._hour]
         self._masks: Recent[NDArray[np.bool_]] = Recent(32)
         self._rows_of: Recent[NDArray[np.int64]] = Recent(8)
         self._counts: Recent[dict[str, int]] = Recent(512)
@@ -425,7 +427,7 @@ class Columns:
             known = provider.matches("has", value, is_prefix=False, rows=view.rows)
             if known is not None:
                 return known
-        if value == "time":
+        if value == "time" or value in self._hour.provides:
             timed: NDArray[np.bool_] = view.captured_ms != NO_TIME_MS
             return timed
         if value == "location":

@@ -8,9 +8,10 @@ to be far from. Double quotes keep what would be read as a term: `"stop: now"`.
 Everything of the form `key:value` is a filter. Terms are joined by "and"; values after one key, parted by commas, by "or"; a minus in front
 turns a term around. A value with spaces or commas stands in double quotes, a trailing star stands for any ending, and `key:*` means that the
 key is there at all. Values are compared without regard to case. Numbers: `>40`, `>=40`, `<40`, `<=40`, and `30..50` with both ends included;
-either end may be left out. `after:` (from that moment on) and `before:` take ISO 8601 times, UTC where no offset is given.
-`near:LATITUDE,LONGITUDE,RADIUS` takes degrees and a distance such as `500m` or `5km`. `has:location`, `has:time` and `has:KEY` ask whether
-something is known at all. What later rooms know of a frame has keys too (`has:label`, `in:BATCH`), see `selection.fleet.columns.Provider`.
+either end may be left out. `after:` (from that moment on) and `before:` take ISO 8601 times, UTC where no offset is given; `hour:7..9` asks
+for the hour of the day, in UTC. `near:LATITUDE,LONGITUDE,RADIUS` takes degrees and a distance such as `500m` or `5km`. `has:location`,
+`has:time` and `has:KEY` ask whether something is known at all. What later rooms know of a frame has keys too (`has:label`, `in:BATCH`), see
+`selection.fleet.columns.Provider`.
 """
 
 from __future__ import annotations

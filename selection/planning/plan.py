@@ -105,7 +105,7 @@ class NearDuplicates(_Part):
 
     Attributes:
         threshold: Cosine similarity from which two frames are the same scene. None: the survey's, or what the encoder's vectors say
-            (`selection.structure.duplicates.calibrated_threshold`).
+            (`selection.near_duplicates.calibration.calibrated_threshold`).
         max_hamming: Bits in which the perceptual hashes of two frames of the same scene may differ. None: embeddings alone count.
         among: When frames are compared anew, so many of the pool are, drawn at random; the others leave. Bounds the time.
         of_labelled: Groups of which a frame is labelled or in a batch leave, too.

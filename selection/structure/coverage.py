@@ -9,12 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import InvalidInput
-from selection.fleet.columns import NO_TIME_MS, Columns
+from selection.fleet.columns import Columns
+from selection.fleet.hour import HOUR, hours_of_day
 
-HOUR = "hour"
-"""Hour of the day in UTC, from the time of capture; available where no attribute has this name."""
 _MOST_KEYS = 6
-_MS_PER_HOUR = 3_600_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +48,7 @@ def coverage(
 
     Args:
         columns: Refreshed by the caller.
-        by: Keys of the columns, or `hour`.
+        by: Keys of the columns, or `hour`, see `selection.fleet.hour`.
         labelled: Shape (rows,) or shorter; rows beyond its end are not.
         within: Shape (rows,) or shorter: look at these rows only. None: all.
     Raises:
@@ -90,9 +88,7 @@ def coverage(
 
 def _column(columns: Columns, key: str, *, rows: int) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     if key == HOUR and HOUR not in columns.keys:
-        moments = columns.captured_ms[:rows]
-        hours = np.where(moments == NO_TIME_MS, -1, moments // _MS_PER_HOUR % 24)
-        return hours, tuple(f"{hour:02d}" for hour in range(24))
+        return hours_of_day(columns.captured_ms[:rows]), tuple(f"{hour:02d}" for hour in range(24))
     codes, values = columns.codes(key)
     return codes[:rows].astype(np.int64), values
 

@@ -26,9 +26,10 @@ from infra.logs import get_logger
 from infra.platform import Platform
 from selection import shards
 from selection.fleet import frames
-from selection.structure import duplicates, slices
-from selection.structure.duplicates import CALIBRATION_ROWS, Calibration
-from selection.structure.keepers import Keepers, Likeness, Rows
+from selection.near_duplicates import duplicates
+from selection.near_duplicates.keepers import Keepers, Likeness, Rows
+from selection.near_duplicates.of_fleet import calibrated, half_vectors, hashes_of, quality_order
+from selection.structure import slices
 from selection.structure.rarity import neighbour_distance
 from selection.structure.row_values import Column, RowValues
 from selection.structure.slices import Described, Trait
@@ -53,7 +54,7 @@ GROWTH = 0.25
 """When so many rows, as a share of those surveyed, have joined since, everything is surveyed again."""
 MOST_SHARDS = 500
 
-_METHOD = 2  # Goes up when the same fleet gets other values than before.
+_METHOD = 3  # Goes up when the same fleet gets other values than before.
 _BLOCK_ROWS = 2**16
 _SAMPLE = 2**14
 _RARITY_SAMPLE = 4096
@@ -186,19 +187,6 @@ def make(
     return survey
 
 
-def calibrated(index: VectorIndex, columns: Columns, *, seed: int = 0) -> Calibration:
-    """From which similarity frames are near-duplicates in this fleet, see `duplicates.calibrated_threshold`."""
-    rows = index.rows()
-    rows = rows[rows < columns.rows]
-    drawn = np.random.default_rng(seed).choice(len(rows), size=min(CALIBRATION_ROWS, len(rows)), replace=False)
-    sample = rows[np.sort(drawn)]
-    if not len(sample):
-        return Calibration(threshold=duplicates.DEFAULT_THRESHOLD, basis="not calibrated: no frame has a vector yet")
-    return duplicates.calibrated_threshold(
-        index.vectors(sample), drive_S=_drives(columns, sample), captured_ms_S=columns.captured_ms[sample]
-    )
-
-
 def join(
     platform: Platform, survey: Survey, index: VectorIndex, columns: Columns, *, progress: Progress | None = None
 ) -> int:
@@ -260,7 +248,7 @@ def _survey(
     """Works out the values of rows, ascending, and writes their shards."""
     hashes_N = hashes_of(platform, rows)
     likeness = Likeness(threshold=survey.threshold, max_hamming=survey.max_hamming)
-    order = np.argsort(quality_order(columns, rows), kind="stable")
+    order = np.argsort(quality_order(columns, rows, index=index), kind="stable")
     twice = 2 * len(rows)
     keeper_N = duplicates.joined(
         keepers,
@@ -321,78 +309,6 @@ def _rows(index: VectorIndex, rows: NDArray[np.int64], hashes_N: NDArray[np.uint
         hashes_N=hashes_N,
         groups_N=np.zeros(len(rows), dtype=np.int64),
     )
-
-
-@dataclass(frozen=True)
-class HalfVectors:
-    """The vectors of some rows, read in half precision as they are asked for, see `duplicates.Vectors`."""
-
-    index: VectorIndex
-    rows: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        """How many."""
-        return len(self.rows)
-
-    def __getitem__(self, positions: NDArray[np.int64]) -> NDArray[np.float16]:
-        """Shape (len(positions), D), zeros where there is none."""
-        found = half_vectors(self.index, self.rows[positions])
-        if found is not None:
-            return found
-        return np.zeros((len(positions), self.index.vectors(self.index.rows()[:1]).shape[1]), dtype=np.float16)
-
-
-def half_vectors(index: VectorIndex, rows: NDArray[np.int64]) -> NDArray[np.float16] | None:
-    """Vectors of rows in half precision, zeros where there is none; None when none of them has one."""
-    known = index.has(rows)
-    if not known.any():
-        return None
-    vectors = index.vectors(rows[known]).astype(np.float16)
-    if known.all():
-        return vectors
-    emb_ND = np.zeros((len(rows), vectors.shape[1]), dtype=np.float16)
-    emb_ND[known] = vectors
-    return emb_ND
-
-
-def hashes_of(platform: Platform, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Perceptual hashes of rows, ascending, 0 where there is none."""
-    hashes_N = np.zeros(len(rows), dtype=np.uint64)
-    if not len(rows):
-        return hashes_N
-    start, stop = int(rows[0]), int(rows[-1]) + 1
-    place_of = np.full(stop - start, -1, dtype=np.int64)
-    place_of[rows - start] = np.arange(len(rows))
-    for document in frames.documents(platform.database, start=start, stop=stop, fields=("row", "perceptual_hash")):
-        place = place_of[document["row"] - start]
-        if place >= 0:
-            hashes_N[place] = int(document.get("perceptual_hash") or "0", 16)
-    return hashes_N
-
-
-def quality_order(columns: Columns, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Whom to keep first of rows, see `duplicates.preference`."""
-
-    def numbers(key: str) -> NDArray[np.float64]:
-        found = np.full(len(rows), np.nan)
-        if key in columns.keys:
-            column = columns.numbers(key)
-            inside = rows < len(column)
-            found[inside] = column[rows[inside]]
-        return found
-
-    sharpness_N = numbers("sharpness")
-    limit_N = duplicates.sharpness_limits(sharpness_N, _drives(columns, rows))
-    return duplicates.preference(sharpness_N, numbers("underexposed"), numbers("overexposed"), limit_N=limit_N)
-
-
-def _drives(columns: Columns, rows: NDArray[np.int64]) -> NDArray[np.int32]:
-    drive_N = np.full(len(rows), -1, dtype=np.int32)
-    if "drive" in columns.keys:
-        column = columns.codes("drive")[0]
-        inside = rows < len(column)
-        drive_N[inside] = column[rows[inside]]
-    return drive_N
 
 
 def _record(platform: Platform, survey: Survey) -> None:

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from selection.fleet import frames
-from selection.structure.duplicates import DEFAULT_HAMMING
-from service import duplicate_pairs, structure
+from selection.near_duplicates.duplicates import DEFAULT_HAMMING
+from service import structure
 from service.api.errors import RESPONSES
 from service.api.line import Line, OneLine
 
@@ -145,7 +145,7 @@ def duplicates_of_frame(
     limit: Limit = 50,
 ) -> list[DuplicateOut]:
     """Frames that are near-duplicates of one frame by embedding, whichever group they are in, most alike first."""
-    rows, cosines = duplicate_pairs.duplicates_of_frame(
+    rows, cosines = structure.duplicates_of_frame(
         line.platform, line.curator, frame, where=where, threshold=threshold, most=limit
     )
     ids = _ids(line, rows.tolist())

@@ -79,7 +79,7 @@ def duplicates(
     as_json: Json = False,
 ) -> None:
     """Groups frames that show the same, with the one to keep of each group: as surveyed, or compared anew with thresholds of one's own."""
-    from selection.structure.duplicates import DEFAULT_HAMMING
+    from selection.near_duplicates.duplicates import DEFAULT_HAMMING
 
     if pairs or frame is not None:
         if max_hamming is not None or (frame is not None and (pairs or within_drives)):
@@ -138,13 +138,13 @@ def _show_pairs(
     where: str, frame: str | None, *, threshold: float | None, within_drives: bool, limit: int, as_json: bool
 ) -> None:
     from selection.fleet import frames
-    from service import duplicate_pairs
+    from service import structure
     from service.curator import Curator
 
     with platform() as opened, progress_bar("comparing") as progress:
         curator = Curator(opened)
         if frame is None:
-            found = duplicate_pairs.pairs_of_fleet(
+            found = structure.pairs_of_fleet(
                 curator,
                 where=where,
                 threshold=threshold,
@@ -157,7 +157,7 @@ def _show_pairs(
             cosines, total = found.cosine_P.tolist(), found.total
             summary = f"{total} pairs among {found.frames} frames, from likeness {found.threshold:g}"
         else:
-            alike, near = duplicate_pairs.duplicates_of_frame(
+            alike, near = structure.duplicates_of_frame(
                 opened, curator, frame, where=where, threshold=threshold, most=limit
             )
             ids, asked = _ids(opened, alike.tolist()), frames.get(opened.database, frame).frame_id
@@ -290,7 +290,7 @@ def draw_map(
 
 
 def _picture(curator: Curator, rows: Any, xy: Any, *, color: str | None) -> bytes:
-    from service.map_picture import draw
+    from service.structure.map_picture import draw
 
     codes, values = curator.columns().codes(color) if color is not None else (None, ())
     return draw(xy, codes=None if codes is None else codes[rows], values=values)

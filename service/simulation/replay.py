@@ -363,14 +363,14 @@ class _Sources:
         return None
 
     def groups(self, rows: NDArray[np.int64], how: NearDuplicates, *, threshold: float) -> NDArray[np.int64]:
-        from selection.structure.duplicates import near_duplicate_groups
+        from selection.near_duplicates.duplicates import near_duplicate_groups
 
         del how
         found = near_duplicate_groups(self.vectors(rows), threshold=threshold, priority_N=self.preference(rows))
         return found.keeper_N
 
     def preference(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        from selection.structure.survey import quality_order
+        from selection.near_duplicates.of_fleet import quality_order
 
         return quality_order(self._curator.columns(), rows)
 

@@ -202,7 +202,7 @@ def greedy(pool_emb: NDArray[np.float32], *, budget: int) -> NDArray[np.int64]:
 
 def duplicate_keepers(emb_ND: NDArray[np.float32], *, threshold: float) -> NDArray[np.int64]:
     """For each row the row that is kept in its place, itself when it is one."""
-    from selection.structure.duplicates import near_duplicate_groups
+    from selection.near_duplicates.duplicates import near_duplicate_groups
 
     keepers: NDArray[np.int64] = near_duplicate_groups(emb_ND, threshold=threshold).keeper_N
     return keepers
@@ -210,7 +210,7 @@ def duplicate_keepers(emb_ND: NDArray[np.float32], *, threshold: float) -> NDArr
 
 def duplicate_pairs(emb_ND: NDArray[np.float32], *, threshold: float) -> NDArray[np.int64]:
     """Every pair of near-duplicates that is found, shape (P, 2), the lower row first."""
-    from selection.structure.pairs import near_duplicate_pairs
+    from selection.near_duplicates.pairs import near_duplicate_pairs
 
     pieces = [
         np.stack([piece.first_P, piece.second_P], axis=1) for piece in near_duplicate_pairs(emb_ND, threshold=threshold)

@@ -45,7 +45,7 @@ def plain_k_center(emb_ND: NDArray[np.float32], *, budget: int) -> NDArray[np.in
 def measure_near_duplicates(emb_ND: NDArray[np.float32], *, threshold: float = DUPLICATES_THRESHOLD) -> dict[str, Any]:
     """Seconds of the product and of all pairs in blocks, and how well the groups fit the exact pairs.
 
-    A group is a keeper and what it shows, not all that hangs together through pairs: see `selection.structure.duplicates`.
+    A group is a keeper and what it shows, not all that hangs together through pairs: see `selection.near_duplicates.duplicates`.
 
     Returns:
         `kept_twice`: share of the exact pairs of which both frames stay. `in_one_group`: share of them with the same keeper; the others are

@@ -18,12 +18,13 @@ from infra.errors import InvalidInput
 from infra.platform import Platform
 from selection.embedding.embed import embed_missing
 from selection.fleet.frames import Frame
-from service import map_picture, reconcile, structure
+from service import reconcile, structure
 from service.app import create_app
 from service.cli.main import app
 from service.curator import Curator
-from service.kept_structure import FRESH_FOR_S
 from service.production_line import prepare
+from service.structure import map_picture
+from service.structure.kept import FRESH_FOR_S
 from tests.service.conftest import ADDRESS
 
 

@@ -175,3 +175,19 @@ def test_threads_may_refresh_and_read_at_once(db: Db) -> None:
         reader.join()
     columns.refresh()
     assert (problems, columns.rows) == ([], 1000)
+
+
+def test_the_hour_of_capture_is_a_key_where_no_attribute_has_its_name(db: Db, columns: Columns) -> None:
+    assert columns.mask("hour:7").nonzero()[0].tolist() == columns.mask("hour:07,23").nonzero()[0].tolist() == [2]
+    assert columns.mask("hour:<=7").nonzero()[0].tolist() == columns.mask("has:hour").nonzero()[0].tolist() == [2, 3]
+    assert columns.mask("hour:*").nonzero()[0].tolist() == [2, 3]
+    assert columns.numbers("hour")[2:].tolist() == [7.0, 0.0]
+    for wrong in ("hour:24", "hour:dusk", "hour:1*"):
+        with pytest.raises(
+            InvalidInput, match=r"filter, character 1: hour: takes hours of the day in UTC from 0 to 23"
+        ):
+            columns.mask(wrong)
+    _add(db, {"attributes": {"hour": "rush"}, "captured_at": datetime(2026, 3, 1, 9, tzinfo=UTC)})
+    columns.refresh()
+    assert columns.mask("hour:rush").nonzero()[0].tolist() == columns.mask("has:hour").nonzero()[0].tolist() == [4]
+    assert columns.count("hour:9") == 0

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from infra import database as documents
 from infra.database import Db
 from infra.errors import InvalidInput, NotFound
+from selection.near_duplicates.duplicates import near_duplicate_groups
 from selection.planning import constraints, plan, saved_plans, selecting, spreading
 from selection.planning.plan import METHODS, NearDuplicates
 from selection.planning.selecting import Selection
-from selection.structure.duplicates import near_duplicate_groups
 
 ROWS = 60
 NONE = np.empty(0, dtype=np.int64)

@@ -54,6 +54,10 @@ def test_keys_are_crossed_with_the_hour_and_counts_keep_to_the_filter(fleet: Fle
         ("rain", "22"): 2,
         ("rain", "23"): 1,
     }
+    # Each cell is found by the terms it stands for.
+    for cell in found:
+        weather, hour = cell.values
+        assert columns.count(f"weather:{weather} hour:{hour}") == cell.fleet
     for keys in ([], ["weather", "weather"], ["nothing"]):
         with pytest.raises(InvalidInput):
             coverage(columns, keys, labelled=np.zeros(0, dtype=bool))

@@ -13,8 +13,9 @@ from infra.errors import InvalidInput
 from selection import shards
 from selection.embedding.index import VectorIndex
 from selection.fleet.columns import Columns
+from selection.near_duplicates import of_fleet
+from selection.near_duplicates.duplicates import near_duplicate_groups
 from selection.structure import novelty, survey
-from selection.structure.duplicates import near_duplicate_groups
 from tests.benchmarks.vectors import ClipLike
 from tests.selection.conftest import ENCODER, Fleet
 
@@ -60,7 +61,7 @@ def test_a_survey_says_what_the_single_functions_say(fleet: Fleet) -> None:
     too_sharp = sharpness > np.percentile(sharpness, 95, method="lower")
     priority[np.lexsort((-sharpness, too_sharp))] = np.arange(600)
     alone = near_duplicate_groups(
-        survey.HalfVectors(here.index, np.arange(600)),
+        of_fleet.HalfVectors(here.index, np.arange(600)),
         hashes_N=np.array([int(one, 16) for one in hashes], dtype=np.uint64),
         priority_N=priority,
     )
@@ -80,11 +81,28 @@ def test_a_survey_says_from_where_frames_are_near_duplicates(fleet: Fleet) -> No
     here.emb_ND /= np.linalg.norm(here.emb_ND, axis=1, keepdims=True)
     here.grow(400, drive=[f"drive-{i // 20}" for i in range(400)])
     made = here.make()
-    expected = survey.calibrated(here.index, here.columns)
+    expected = of_fleet.calibrated(here.index, here.columns)
     assert (made.threshold, made.threshold_basis) == (expected.threshold, expected.basis)
     assert made.threshold > 0.96
     assert "different drives" in made.threshold_basis
     assert survey.current(here.platform.database, ENCODER) == made
+
+
+def test_a_broken_frame_does_not_stand_for_the_good_ones_around_it(fleet: Fleet) -> None:
+    here = Surveyed(fleet, 60)
+    here.emb_ND[:] = 0
+    here.emb_ND[:, 0] = 1.0
+    here.emb_ND[7, :2] = (
+        np.cos(0.25),
+        np.sin(0.25),
+    )  # As like the others as near-duplicates are, but less so than they are.
+    sharpness = [10.0] * 60
+    sharpness[7] = 20.0
+    here.grow(60, drive=["drive-1"] * 60, sharpness=sharpness)
+    made = survey.make(here.platform, here.index, here.columns, text_emb=None, threshold=0.95)
+    assert made is not None
+    assert set(here.values(made)["keeper"].tolist()) == {0}
+    assert of_fleet.quality_order(here.columns, np.arange(60))[7] == 0  # Its sharpness alone would have put it first.
 
 
 def test_rows_that_come_later_join_and_change_no_other(fleet: Fleet) -> None:

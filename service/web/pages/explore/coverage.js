@@ -89,9 +89,8 @@ function lines({ by, cells, total }, { where }) {
 
 const named = (value) => value ?? "none";
 
-/** Leads to the unlabelled frames of a cell; the hour of capture is no term of a search, so such cells lead nowhere. */
+/** Leads to the unlabelled frames of a cell. */
 function link(by, { values, frames, labelled }, where, content) {
-  if (by.includes(HOUR)) return h("span", null, content);
   const terms = by.map((key, i) => (values[i] === null ? `-has:${key}` : `${key}:${quoted(values[i])}`));
   const all = [where, ...terms, labelled > 0 && "-has:label"].filter(Boolean).join(" ");
   return h("a", { href: searchUrl(all), title: `${count(frames - labelled)} unlabelled` }, content);

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from infra.errors import InvalidInput
-from selection.structure import pairs
-from selection.structure.pairs import near_duplicate_pairs
+from selection.near_duplicates import pairs
+from selection.near_duplicates.pairs import near_duplicate_pairs
 from tests.benchmarks.vectors import ClipLike
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from infra.errors import InvalidInput
-from selection.structure import duplicates, keepers
-from selection.structure.duplicates import DuplicateGroups, near_duplicate_groups
+from selection.near_duplicates import calibration, duplicates, keepers, preference
+from selection.near_duplicates.duplicates import DuplicateGroups, near_duplicate_groups
 from tests.benchmarks.vectors import ClipLike
 
 
@@ -95,25 +95,37 @@ def test_nothing_is_dropped_that_its_keeper_does_not_show() -> None:
 def test_the_sharpest_and_best_exposed_is_kept() -> None:
     nan = float("nan")
     sharp, dark, bright = np.array([[nan, 0, 0], [50, 0, 0], [90, 0.6, 0.1], [50, 0, nan], [60, 0, 0.1]]).T
-    assert duplicates.preference(sharp, dark, bright).tolist() == [4, 1, 3, 2, 0]
+    assert preference.preference(sharp, dark, bright).tolist() == [4, 1, 3, 2, 0]
     limit = np.full(5, 55.0)
-    assert duplicates.preference(sharp, dark, bright, limit_N=limit).tolist() == [2, 0, 4, 1, 3]
+    assert preference.preference(sharp, dark, bright, limit_N=limit).tolist() == [2, 0, 4, 1, 3]
+
+
+def test_what_is_unlike_the_frames_before_and_after_it_is_kept_last() -> None:
+    way = np.radians(np.arange(0, 40, 2.0))  # A drive past one thing after another, then a stop.
+    emb = np.stack([np.cos(way), np.sin(way), np.zeros(20), np.zeros(20)], axis=1).astype(np.float32)
+    emb[15:] = emb[15]
+    emb[[4, 17]] = [[0, 0, 1, 0], [0, 0, 0.6, 0.8]]
+    odd = np.zeros(20, dtype=bool)
+    odd[1:-1] = preference.unlike_both(emb[:-2], emb[1:-1], emb[2:])
+    assert np.flatnonzero(odd).tolist() == [4, 17]
+    sharp, none = np.arange(20.0), np.zeros(20)
+    assert np.argsort(preference.preference(sharp, none, none, odd_N=odd)).tolist()[-3:] == [0, 17, 4]
 
 
 def test_what_is_sharper_than_nearly_all_of_its_drive_is_kept_last() -> None:
     drive = np.repeat([0, 1, 2, -1], [400, 200, 60, 40])
     sharp = np.random.default_rng(0).uniform(100, 200, 700) + 1000 * (drive == 1)
     sharp[5], sharp[7] = 900.0, np.nan
-    limit = duplicates.sharpness_limits(sharp, drive)
+    limit = preference.sharpness_limits(sharp, drive)
     for members in (drive == 0, drive == 1, (drive == 2) | (drive == -1)):
         known = sharp[members & ~np.isnan(sharp)]
         assert set(limit[members]) == {np.percentile(known, 95, method="lower")}
     none = np.zeros(700)
-    place = duplicates.preference(sharp, none, none, limit_N=limit)
+    place = preference.preference(sharp, none, none, limit_N=limit)
     assert drive[np.argmin(place)] == 1
     assert place[5] > place[7]
-    assert np.isinf(duplicates.sharpness_limits(sharp[:50], drive[:50])).all()
-    assert len(duplicates.sharpness_limits(sharp[:0], drive[:0])) == 0
+    assert np.isinf(preference.sharpness_limits(sharp[:50], drive[:50])).all()
+    assert len(preference.sharpness_limits(sharp[:0], drive[:0])) == 0
 
 
 def _around_a_centre(*, spread: float, rows: int = 1200) -> NDArray[np.float32]:
@@ -128,31 +140,52 @@ def test_the_threshold_is_what_frames_of_different_drives_hardly_reach(by: str) 
     emb = _around_a_centre(spread=0.03)
     group = np.arange(1200) // 100
     drive = group if by == "drive" else np.zeros(1200, dtype=np.int64)
-    times = group * 2 * duplicates.FAR_APART_MS + np.arange(1200) % 100
-    found = duplicates.calibrated_threshold(emb, drive_S=drive, captured_ms_S=times)
+    times = group * 2 * calibration.FAR_APART_MS + np.arange(1200) % 100
+    found = calibration.calibrated_threshold(emb, drive_S=drive, captured_ms_S=times)
     apart = (group[:, np.newaxis] != group) & np.triu(np.ones((1200, 1200), dtype=bool), k=1)
-    expected = np.quantile((emb @ emb.T)[apart], 1 - 1 / duplicates.CHANCE_PAIRS)
+    expected = np.quantile((emb @ emb.T)[apart], 1 - 1 / calibration.CHANCE_PAIRS)
     assert found.threshold == pytest.approx(expected, abs=2e-4)
     assert 0.95 < found.threshold < 0.999
     assert f"different {'drives' if by == 'drive' else 'hours'}" in found.basis
 
 
+def test_a_single_drive_without_times_is_judged_by_its_far_parts() -> None:
+    emb = _around_a_centre(spread=0.03)
+    emb[1:100] = emb[0]  # A stop at the start: alike, but near one another.
+    nowhere, drive, rows = np.full(1200, -1), np.zeros(1200, dtype=np.int64), np.arange(1200)
+    found = calibration.calibrated_threshold(emb, drive_S=drive, captured_ms_S=nowhere, row_S=rows)
+    apart = np.triu(np.ones((1200, 1200), dtype=bool), k=120)
+    assert found.threshold == pytest.approx(
+        np.quantile((emb @ emb.T)[apart], 1 - 1 / calibration.CHANCE_PAIRS), abs=2e-4
+    )
+    assert 0.95 < found.threshold < 0.999
+    assert "far parts of the drive" in found.basis
+    minutes = rows * 1000  # Times that say too little are passed over, too.
+    assert calibration.calibrated_threshold(emb, drive_S=drive, captured_ms_S=minutes, row_S=rows) == found
+    short = calibration.calibrated_threshold(
+        emb[:150], drive_S=drive[:150], captured_ms_S=nowhere[:150], row_S=rows[:150]
+    )
+    assert (short.threshold, "not calibrated" in short.basis) == (0.95, True)
+    no_drive = calibration.calibrated_threshold(emb, drive_S=nowhere, captured_ms_S=nowhere, row_S=rows)
+    assert (no_drive.threshold, "not calibrated" in no_drive.basis) == (0.95, True)
+
+
 def test_the_threshold_stays_where_there_is_nothing_to_judge_by() -> None:
     emb = _around_a_centre(spread=0.03)
     nowhere = np.full(1200, -1)
-    found = duplicates.calibrated_threshold(emb, drive_S=nowhere, captured_ms_S=nowhere)
+    found = calibration.calibrated_threshold(emb, drive_S=nowhere, captured_ms_S=nowhere)
     assert (found.threshold, "not calibrated" in found.basis) == (0.95, True)
-    few = duplicates.calibrated_threshold(emb[:20], drive_S=np.arange(20), captured_ms_S=nowhere[:20])
+    few = calibration.calibrated_threshold(emb[:20], drive_S=np.arange(20), captured_ms_S=nowhere[:20])
     assert (few.threshold, "190 pairs" in few.basis) == (0.95, True)
-    assert duplicates.calibrated_threshold(emb[:0], drive_S=nowhere[:0], captured_ms_S=nowhere[:0]).threshold == 0.95
-    unlike = duplicates.calibrated_threshold(
+    assert calibration.calibrated_threshold(emb[:0], drive_S=nowhere[:0], captured_ms_S=nowhere[:0]).threshold == 0.95
+    unlike = calibration.calibrated_threshold(
         _around_a_centre(spread=2.0), drive_S=np.arange(1200) // 100, captured_ms_S=nowhere
     )
     assert (unlike.threshold, "fewer than 1 in 10,000" in unlike.basis) == (0.95, True)
-    same = duplicates.calibrated_threshold(
+    same = calibration.calibrated_threshold(
         emb[:1].repeat(300, axis=0), drive_S=np.arange(300), captured_ms_S=nowhere[:300]
     )
-    assert same.threshold == duplicates.MOST_THRESHOLD
+    assert same.threshold == calibration.MOST_THRESHOLD
 
 
 def test_groups_of_some_rows_whose_keeper_may_be_elsewhere() -> None:

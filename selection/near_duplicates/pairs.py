@@ -1,6 +1,6 @@
 """Pairs of near-duplicates: every two frames that are alike by embedding, all of them, without comparing all with all.
 
-Groups (`selection.structure.duplicates`) say what may be put aside; pairs say which frames are near-duplicates of which. They follow from the
+Groups (`selection.near_duplicates.duplicates`) say what may be put aside; pairs say which frames are near-duplicates of which. They follow from the
 groups: each frame is within the threshold's angle of its keeper, so two frames within that angle of one another have keepers within
 three times the angle (triangle inequality on the sphere), and only frames of such groups are compared.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from selection.structure.duplicates import Progress, Vectors, near_duplicate_groups
+from selection.near_duplicates.duplicates import Progress, Vectors, near_duplicate_groups
 
 _TILE = 2**22
 _ROUNDING = 1e-3

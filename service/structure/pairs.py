@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +11,13 @@ from numpy.typing import NDArray
 from infra.errors import InvalidInput
 from infra.platform import Platform
 from selection.fleet import frames
-from selection.structure.duplicates import Progress
-from service import structure
-from service.curator import Curator
+from selection.near_duplicates import pairs
+from selection.near_duplicates.duplicates import Progress
+from selection.near_duplicates.of_fleet import HalfVectors
+from service.structure.near_duplicates import likeness
+
+if TYPE_CHECKING:
+    from service.curator import Curator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +51,10 @@ def pairs_of_fleet(
     """The pairs among the frames that match a filter; all are found, `most` of them are held.
 
     Args:
-        threshold: None: as `structure.likeness`.
+        threshold: None: as `near_duplicates.likeness`.
     Raises:
         InvalidInput: A bad filter or threshold, or no frame that matches has a vector yet.
     """
-    from selection.structure import pairs, survey
-
     index, rows = curator.index(), np.flatnonzero(curator.mask(where))
     rows = rows[index.has(rows)]
     if not len(rows):
@@ -59,12 +62,12 @@ def pairs_of_fleet(
     drive_N = curator.columns().codes("drive")[0][rows] if within_drives else None
     if drive_N is not None:  # Frames of no drive have nobody to be compared with.
         drive_N = np.where(drive_N < 0, -1 - np.arange(len(rows)), drive_N)
-    least = structure.likeness(curator).threshold if threshold is None else threshold
+    least = likeness(curator).threshold if threshold is None else threshold
     best_P2: NDArray[np.int64] = np.empty((0, 2), dtype=np.int64)
     cosine_P: NDArray[np.float32] = np.empty(0, dtype=np.float32)
     total = 0
     for piece in pairs.near_duplicate_pairs(
-        survey.HalfVectors(index, rows), threshold=least, within_N=drive_N, progress=progress
+        HalfVectors(index, rows), threshold=least, within_N=drive_N, progress=progress
     ):
         total += len(piece)
         best_P2 = np.concatenate([best_P2, np.stack([rows[piece.first_P], rows[piece.second_P]], axis=1)])
@@ -88,7 +91,7 @@ def duplicates_of_frame(
     """Rows that are near-duplicates of a frame, most alike first, and their similarity, as the index finds them.
 
     Args:
-        threshold: None: as `structure.likeness`.
+        threshold: None: as `near_duplicates.likeness`.
     Raises:
         NotFound: No such frame.
         InvalidInput: A bad filter, or the frame has no vector yet.
@@ -97,7 +100,7 @@ def duplicates_of_frame(
     index = curator.index()
     if not index.has(np.array([row])).all():
         raise InvalidInput(f"frame {frame_id} has no vector yet; run `mlpl embed`, or leave `mlpl serve` running")
-    least = structure.likeness(curator).threshold if threshold is None else threshold
+    least = likeness(curator).threshold if threshold is None else threshold
     mask = curator.mask(where)
     scores_1K, rows_1K = index.search(index.vectors(np.array([row])), k=most + 1, mask=mask)
     alike = (scores_1K[0] >= least) & (rows_1K[0] >= 0) & (rows_1K[0] != row)

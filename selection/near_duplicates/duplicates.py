@@ -6,7 +6,7 @@ another. Groups of all that hangs together through pairs (connected components) 
 frame is like the next one, and the ends of such a chain show different places.
 
 That is the greedy cover of the fleet by its best frames: in order of preference, whoever no keeper shows becomes one. It is carried out in
-blocks: a block is compared with the keepers so far (`selection.structure.keepers`), and what is left of it with itself. So all pairs are
+blocks: a block is compared with the keepers so far (`selection.near_duplicates.keepers`), and what is left of it with itself. So all pairs are
 never held, nor looked at, vectors are only read in blocks, and rows that come later join the keepers that are there.
 """
 
@@ -20,23 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import InvalidInput
-from selection.structure.keepers import Keepers, Likeness, Rows
+from selection.near_duplicates.calibration import DEFAULT_THRESHOLD
+from selection.near_duplicates.keepers import Keepers, Likeness, Rows
 
 Progress = Callable[[int, int], None]
 
-DEFAULT_THRESHOLD = 0.95
-"""Cosine similarity from which frames are near-duplicates at least, see `calibrated_threshold`."""
-MOST_THRESHOLD = 0.999
-"""Beyond it half precision tells nothing apart."""
-CHANCE_PAIRS = 10_000
-CALIBRATION_ROWS = 4096
-FAR_APART_MS = 3_600_000
 DEFAULT_HAMMING = 4
 MOST_HAMMING = 12
 WORKING_MEMORY_BYTES = 512 * 2**20
 """What grouping 100,000 rows may take beside its arguments; a test holds it to that."""
 
-_CALIBRATION_BLOCK = 512
 _BLOCK_ROWS = 8192
 _COVER_ROWS = 256
 
@@ -164,107 +157,6 @@ def joined(
         if progress is not None:
             progress(min(start + _BLOCK_ROWS, len(order)), len(order))
     return keeper_N
-
-
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """From which cosine similarity frames are near-duplicates, and why from there."""
-
-    threshold: float
-    basis: str
-
-
-def calibrated_threshold(
-    emb_SD: NDArray[np.floating], *, drive_S: NDArray[np.integer], captured_ms_S: NDArray[np.int64]
-) -> Calibration:
-    """The similarity that frames have by chance in one of 10,000 pairs, and at least 0.95.
-
-    Encoders differ in how alike all their vectors are: in some, any two roads reach 0.95, which says nothing there. Frames of different drives
-    are hardly ever the same picture, so how alike those are shows what likeness says. Where there is one drive or none, frames an hour apart
-    stand in for them. S sampled rows, D embedding size; time O(S * S * D), memory O(S * block) beside the similarities above 0.95.
-
-    Args:
-        emb_SD: Unit length; some thousand rows of the fleet drawn at random.
-        drive_S: Number of each row's drive, negative where it has none, shape (S,).
-        captured_ms_S: Milliseconds since 1970, negative where the time is not known, shape (S,).
-    Returns:
-        0.95 where there are fewer than 10,000 such pairs to judge by; never above 0.999.
-    """
-    drives = drive_S >= 0
-    if len(np.unique(drive_S[drives])) > 1:
-        which, known, value_S, least = "different drives", drives, drive_S.astype(np.int64), 1
-    else:
-        which, known, value_S, least = "different hours", captured_ms_S >= 0, captured_ms_S, FAR_APART_MS
-    emb, value = emb_SD[known].astype(np.float32), value_S[known]
-    alike: list[NDArray[np.float32]] = []
-    pairs = 0
-    for start in range(0, len(emb), _CALIBRATION_BLOCK):
-        stop = start + _CALIBRATION_BLOCK
-        apart = np.abs(value[start:stop, np.newaxis] - value[np.newaxis, start:]) >= least
-        apart = np.triu(apart, k=1)
-        near = emb[start:stop] @ emb[start:].T
-        pairs += int(apart.sum())
-        alike.append(near[apart & (near > DEFAULT_THRESHOLD)])
-    if pairs < CHANCE_PAIRS:
-        return Calibration(
-            threshold=DEFAULT_THRESHOLD, basis=f"not calibrated: there are only {pairs} pairs of frames of {which}"
-        )
-    above, rank = np.sort(np.concatenate(alike))[::-1], pairs // CHANCE_PAIRS
-    if len(above) <= rank:
-        basis = f"fewer than 1 in {CHANCE_PAIRS:,} pairs of frames of {which} reach it"
-        return Calibration(threshold=DEFAULT_THRESHOLD, basis=basis)
-    basis = f"1 in {CHANCE_PAIRS:,} pairs of frames of {which} reaches it"
-    return Calibration(threshold=min(MOST_THRESHOLD, round(float(above[rank]), 4)), basis=basis)
-
-
-def preference(
-    sharpness_N: NDArray[np.float64],
-    underexposed_N: NDArray[np.float64],
-    overexposed_N: NDArray[np.float64],
-    *,
-    limit_N: NDArray[np.float64] | None = None,
-) -> NDArray[np.int64]:
-    """Whom to keep first: the sharpest, of which parts that are too dark or too bright are taken off; unknown ones last, equal ones by position.
-
-    What is much sharper than the frames around it is often the garbage of a broken file or noise, which must not stand for good frames.
-
-    Args:
-        sharpness_N: NaN where it is not known, shape (N,); so are the others.
-        underexposed_N: Share of the pixels, 0 to 1.
-        overexposed_N: Share of the pixels, 0 to 1.
-        limit_N: What is sharper comes after all others, shape (N,), see `sharpness_limits`. None: no limit.
-    Returns:
-        0 for the best, shape (N,).
-    """
-    exposed = np.clip(1.0 - np.nan_to_num(underexposed_N) - np.nan_to_num(overexposed_N), 0.0, 1.0)
-    quality = np.nan_to_num(sharpness_N * exposed, nan=-1.0)
-    place = np.empty(len(quality), dtype=np.int64)
-    beyond = np.zeros(len(quality), dtype=bool) if limit_N is None else sharpness_N > limit_N
-    place[np.lexsort((-quality, beyond))] = np.arange(len(quality))
-    return place
-
-
-def sharpness_limits(sharpness_N: NDArray[np.float64], drive_N: NDArray[np.integer]) -> NDArray[np.float64]:
-    """For each row the sharpness that one frame in twenty of its drive exceeds.
-
-    Args:
-        sharpness_N: NaN where it is not known, shape (N,).
-        drive_N: Number of the drive, negative where there is none, shape (N,).
-    Returns:
-        Shape (N,). Frames of drives with fewer than a hundred known ones are looked at together; infinite where even those are fewer.
-    """
-    known = ~np.isnan(sharpness_N)
-    group = np.maximum(drive_N.astype(np.int64) + 1, 0)  # 0: those that are looked at together.
-    groups = int(group.max(initial=0)) + 1
-    group[np.bincount(group[known], minlength=groups)[group] < 100] = 0
-    sizes, counts = np.bincount(group, minlength=groups), np.bincount(group[known], minlength=groups)
-    order = np.lexsort((sharpness_N, group))  # Unknown ones come last in their group.
-    enough = np.flatnonzero(counts >= 100)
-    starts = np.cumsum(sizes) - sizes
-    limits: NDArray[np.float64] = np.full(groups, np.inf)
-    limits[enough] = sharpness_N[order[starts[enough] + (counts[enough] - 1) * 95 // 100]]
-    per_row: NDArray[np.float64] = limits[group]
-    return per_row
 
 
 def _cover(rows: Rows, likeness: Likeness) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from service.kept_structure import KeptStructure, Map, SurveyedFleet
+    from service.structure.kept import KeptStructure, Map, SurveyedFleet
 
 
 class StructureTerms:

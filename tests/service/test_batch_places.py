@@ -1,0 +1,166 @@
+"""What is labelled, followed in memory: the same as reading everything again, for the price of what has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from annotation import batches
+from annotation.batches import Batch, BatchFrame, BatchId
+from annotation.labels import FrameOutcome, FrameState
+from annotation.tasks import TaskId
+from infra.database import Db
+from infra.platform import Platform
+from selection.fleet.frames import FrameId
+from service.batch_places import FRESH_FOR_S, SETTLED, BatchPlaces
+from service.production_line import prepare
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+ROWS = 40
+T = TypeVar("T")
+
+
+class Clock:
+    """Moves on with every look, so that each of them looks anew."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 2 * FRESH_FOR_S
+        return self.now
+
+
+@pytest.fixture
+def db(small_platform: Platform) -> Db:
+    prepare(small_platform.database)
+    return small_platform.database
+
+
+def _insert(db: Db, name: str, rows: list[int], *, task: str = "t1") -> None:
+    batch = Batch(batch_id=BatchId(name), task_id=TaskId(task), state="planned", created_at=NOW, plan={})
+    places = [
+        BatchFrame(
+            batch_id=batch.batch_id,
+            task_id=batch.task_id,
+            frame_id=FrameId(f"{row:032x}"),
+            row=row,
+            rank=rank,
+            score=None,
+            reason="",
+        )
+        for rank, row in enumerate(rows)
+    ]
+    batches.insert(db, batch, places)
+
+
+def _answer(db: Db, name: str, row: int, *classes: str, state: FrameState = "labelled") -> None:
+    outcome = FrameOutcome(frame_id=FrameId(f"{row:032x}"), state=state, value=classes, stored=())
+    batches.record_outcomes(db, name, [outcome])
+
+
+def _where(mask: np.ndarray) -> list[int]:
+    return np.flatnonzero(mask).tolist()
+
+
+def _check(db: Db, places: BatchPlaces) -> None:
+    """All answers against the documents as they are."""
+    listed = list(db.batch_frames.find({}))
+    labelled = [one for one in listed if one["state"] == "labelled"]
+    assert _where(places.labelled(rows=ROWS)) == sorted({one["row"] for one in labelled})
+    held = {one["row"] for one in listed if not one.get("released")}
+    assert _where(places.held(rows=ROWS)) == sorted(held)
+    for task in ("t1", "t2", "t3"):
+        rows = sorted({one["row"] for one in labelled if one["task_id"] == task})
+        found = places.labels_of(task)
+        assert found.rows.tolist() == _where(places.labelled(rows=ROWS, task_id=task)) == rows
+        for row, code in zip(found.rows.tolist(), found.code_N.tolist(), strict=True):
+            known = [tuple(one["value"]) for one in labelled if (one["row"], one["task_id"]) == (row, task)]
+            assert found.values[code] in known
+    cars = {one["row"] for one in labelled if "car" in one["value"] and one["task_id"] == "t2"}
+    assert _where(places.labelled_as(lambda task, value: task == "t2" and "car" in value, rows=ROWS)) == sorted(cars)
+    for batch_id in batches.ids(db):
+        expected = sorted(one["row"] for one in listed if one["batch_id"] == batch_id)
+        assert _where(places.of_batches([batch_id], rows=ROWS)) == expected
+
+
+_STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["batch", "answer", "skip", "cancel"]),
+        st.integers(0, 9),
+        st.sampled_from([(), ("car",), ("person",), ("car", "person")]),
+    ),
+    max_size=12,
+)
+
+
+@given(steps=_STEPS)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_followed_is_what_is_there(db: Db, steps: list[tuple[str, int, tuple[str, ...]]]) -> None:
+    for collection in (db.batches, db.batch_frames):
+        collection.delete_many({})
+    places = BatchPlaces(db, clock=Clock())
+    names: list[str] = []
+    for step, number, value in steps:
+        if step == "batch":
+            names.append(f"b-{len(names)}")
+            _insert(db, names[-1], list(range(3 * number, 3 * number + 4)), task="t1" if number % 2 else "t2")
+        elif names:
+            name = names[number % len(names)]
+            rows = sorted(one["row"] for one in db.batch_frames.find({"batch_id": name}))
+            if step == "cancel":
+                batches.cancel(db, name)
+            else:
+                _answer(db, name, rows[number % 4], *value, state="labelled" if step == "answer" else "skipped")
+        _check(db, places)
+
+
+def test_an_answer_reads_what_has_changed_and_nothing_else(db: Db, monkeypatch: pytest.MonkeyPatch) -> None:
+    _insert(db, "b-1", list(range(20)))
+    clock = Clock()
+    places = BatchPlaces(db, clock=clock)
+    first = places.version()
+    read: list[int] = []
+    whole, changed = batches.standings, batches.changed_standings
+    monkeypatch.setattr(batches, "standings", lambda *args, **asked: _counted(whole(*args, **asked), read))
+    monkeypatch.setattr(batches, "changed_standings", lambda *args, **asked: _counted(changed(*args, **asked), read))
+    assert places.version() == first
+    _answer(db, "b-1", 7, "car")
+    assert places.version() == first + 1
+    assert len(read) == 1
+    _insert(db, "b-2", [30, 31])
+    assert _where(places.of_batches(["b-2"], rows=ROWS)) == [30, 31]
+    assert len(read) <= 1 + 1 + 2  # The change is looked at again while it is young.
+    clock.now += 2 * SETTLED.total_seconds()
+    del read[:]
+    version = places.version()
+    assert places.version() == version
+    assert not read
+
+
+def test_places_that_came_past_the_batches_are_found(db: Db) -> None:
+    _insert(db, "b-1", [1, 2])
+    places = BatchPlaces(db, clock=Clock())
+    assert _where(places.held(rows=ROWS)) == [1, 2]
+    place = dict(db.batch_frames.find_one({"row": 2}) or {})
+    db.batch_frames.insert_one(place | {"_id": "b-1/000009", "rank": 9, "row": 3, "frame_id": "x"})
+    assert _where(places.held(rows=ROWS)) == [1, 2, 3]
+    assert _where(places.held(rows=2)) == [1]
+
+
+def test_nothing_is_labelled_where_there_is_no_batch(db: Db) -> None:
+    places = BatchPlaces(db, clock=Clock())
+    _check(db, places)
+    assert places.of_batches(["b-1"], rows=3).tolist() == [False] * 3
+
+
+def _counted(listed: Iterator[T], read: list[int]) -> Iterator[T]:
+    for one in listed:
+        read.append(1)
+        yield one
