@@ -221,6 +221,9 @@ class Columns:
                 and (found := provider.numbers(name, rows=view.rows)) is not None
             ):
                 return found
+        key = name.partition(":")[0]
+        if any(key in provider.provides for provider in self._providers) and key not in view.keys:
+            raise InvalidInput(f"{key!r} has no numbers to compare or sort by")
         return self._numbers(view, self._known(view, name))
 
     def facets(
@@ -411,6 +414,8 @@ class Columns:
                     found |= matches
                 found |= self._in_ranges(lambda: self.numbers(term.key), term.ranges, rows=view.rows)
             elif term.key == "has":
+                if term.ranges:
+                    raise InvalidInput("has: takes names, such as has:location, not numbers")
                 for value, _ in values:
                     found |= self._has(view, value, provider)
             else:

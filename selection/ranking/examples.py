@@ -88,7 +88,9 @@ def frame_example(text: str, *, negative: bool = False) -> Example:
     except ValueError as exc:
         raise InvalidInput(f"{text!r} is not FRAME@x0,y0,x1,y1 with four numbers in pixels") from exc
     if not (0 <= x0 < x1 < np.inf and 0 <= y0 < y1 < np.inf):
-        raise InvalidInput(f"the box of {text!r} is empty: it takes left, top, right and bottom in pixels")
+        raise InvalidInput(
+            f"the box of {text!r} holds no pixels: it takes left, top, right and bottom, 0 <= left < right and 0 <= top < bottom"
+        )
     return Example(kind="frame", value=cut[1], crop_xyxy_px=(x0, y0, x1, y1), negative=negative)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from infra import database as documents
 from infra.database import Db
@@ -94,6 +95,33 @@ def test_an_unknown_key_is_named_with_its_place_and_the_known_ones(columns: Colu
         columns.mask("weather:rain wether:rain")
     with pytest.raises(InvalidInput, match=r"no key 'boxes'; the fleet has .*weather"):
         columns.mask("boxes:1")
+
+
+class OddRows:
+    """Provides `odd:yes` and no numbers."""
+
+    provides = ("odd",)
+
+    def version(self, key: str) -> int:
+        return 0
+
+    def matches(self, key: str, value: str, *, is_prefix: bool, rows: int) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = np.arange(rows) % 2 == 1
+        return found
+
+    def numbers(self, key: str, *, rows: int) -> None:
+        return None
+
+
+def test_what_only_has_names_cannot_be_compared(columns: Columns) -> None:
+    columns.provide(OddRows())
+    assert columns.mask("odd:yes").sum() == 2
+    with pytest.raises(InvalidInput, match="character 1: 'odd' has no numbers"):
+        columns.mask("odd:>3")
+    with pytest.raises(InvalidInput, match="'odd' has no numbers"):
+        columns.numbers("odd")
+    with pytest.raises(InvalidInput, match="character 14: has: takes names"):
+        columns.mask("weather:rain has:>1")
 
 
 def test_a_mask_is_the_callers_own(columns: Columns) -> None:

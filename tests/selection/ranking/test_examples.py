@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
 from infra.database import ensure_indexes
+from infra.errors import InvalidInput
 from infra.platform import Platform
 from selection import shards
 from selection.embedding.encoders import Encoder
@@ -51,3 +53,9 @@ def test_a_box_is_cut_from_the_whole_image(platform: Platform, tmp_path: Path) -
         aim(platform, [frame_example(f"{frame.frame_id}@{box}")], index=index, encoder=cast(Encoder, encoder))
         seen.append(np.asarray(encoder.shown[0]).reshape(-1, 3).mean(axis=0).round(-1).tolist())
     assert seen == [[250, 20, 20], [20, 20, 250]]
+
+
+@pytest.mark.parametrize("box", ["-5,0,10,10", "5,5,5,9", "9,0,5,9", "nan,0,3,3", "0,0,inf,3"])
+def test_a_box_without_pixels_is_refused(box: str) -> None:
+    with pytest.raises(InvalidInput, match="holds no pixels: it takes left, top, right and bottom, 0 <= left < right"):
+        frame_example(f"{'0' * 32}@{box}")
