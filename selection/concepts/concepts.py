@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from pymongo import IndexModel
+from pymongo.errors import DuplicateKeyError
 
 from infra.database import Db, Document, retrying
-from infra.errors import InvalidInput, NotFound
+from infra.errors import Conflict, InvalidInput, NotFound
 from infra.platform import Platform
 from selection.concepts import probe as probes
 from selection.concepts.probe import Probe
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 INDEXES: dict[str, list[IndexModel]] = {"concepts": []}
 BACKGROUND = 200
 MOST_MARKS = 2000
+_ATTEMPTS = 20
 _FEW_ROWS = 65_536
 """For more rows than this, one look at all vectors is cheaper than fetching those of the rows."""
 
@@ -58,52 +61,89 @@ def mark(
     *,
     yes: Sequence[str] = (),
     no: Sequence[str] = (),
+    neither: Sequence[str] = (),
     index: VectorIndex | None,
     now: datetime,
 ) -> Concept:
-    """Makes a concept, or adds marks to one; a frame that is marked again changes sides.
+    """Makes a concept, or changes the marks of one; a frame that is marked again changes sides. Concurrent changes all count.
 
     Args:
+        platform: Where the frames are.
+        name: Of the concept.
+        yes: Frames that show it.
+        no: Frames that do not.
+        neither: Frames whose mark is taken back; one that has none stays so.
         index: Refreshed; fits the probe at once, so that marks that cannot work are refused. None: stores the marks alone.
+        now: UTC.
     Raises:
-        InvalidInput: A bad name, no marks, a frame marked both ways, or too many marks.
-        NotFound: A frame does not exist.
-        Conflict: A marked frame has no vector yet.
+        InvalidInput: A bad name, no frame marked yes is left or none of them has a vector, a frame given for two sides, or
+            too many marks.
+        NotFound: A frame does not exist, or marks are taken back from a concept that does not.
+        Conflict: Others kept changing the concept meanwhile.
     """
     if not NAME_PATTERN.fullmatch(name):
         raise InvalidInput(
             f"concept name {name!r} does not fit: use 1 to 48 lower-case letters, digits and single hyphens"
         )
-    db = platform.database
-    new_yes, new_no = (_resolved(db, ids) for ids in (yes, no))
-    if both := sorted(set(new_yes) & set(new_no)):
-        raise InvalidInput(f"frame {both[0]} is marked yes and no")
-    found = db.concepts.find_one({"_id": name})
-    old = _concept(found) if found else None
-    marked_again = {*new_yes, *new_no}
-    kept_yes = [one for one in (old.yes if old else ()) if one not in marked_again]
-    kept_no = [one for one in (old.no if old else ()) if one not in marked_again]
+    given = {side: _resolved(platform.database, ids) for side, ids in (("yes", yes), ("no", no), ("neither", neither))}
+    for one, other in combinations(given, 2):
+        if both := sorted(set(given[one]) & set(given[other])):
+            raise InvalidInput(f"frame {both[0]} is marked {one} and {other}")
+    for _ in range(_ATTEMPTS):
+        found = platform.database.concepts.find_one({"_id": name})
+        if found is None and neither and not yes:
+            get(platform.database, name)
+        old = _concept(found) if found else None
+        if _store(platform, _changed(name, old, **given, now=now), instead_of=old, index=index):
+            return get(platform.database, name)
+    raise Conflict(f"others keep changing concept {name}; try again", name=name)
+
+
+def _changed(
+    name: str,
+    old: Concept | None,
+    *,
+    yes: Sequence[FrameId],
+    no: Sequence[FrameId],
+    neither: Sequence[FrameId],
+    now: datetime,
+) -> Concept:
+    """A concept after some frames were marked; the newest marks are last."""
+    again = {*yes, *no, *neither}
+    kept_yes = [one for one in (old.yes if old else ()) if one not in again]
+    kept_no = [one for one in (old.no if old else ()) if one not in again]
     concept = Concept(
-        name=name,
-        yes=(*kept_yes, *new_yes),
-        no=(*kept_no, *new_no),
-        encoder_id=None,
-        weights_digest=None,
-        changed_at=now,
+        name=name, yes=(*kept_yes, *yes), no=(*kept_no, *no), encoder_id=None, weights_digest=None, changed_at=now
     )
     if not concept.yes:
-        raise InvalidInput(f"concept {name} needs at least one frame marked yes")
+        raise InvalidInput(
+            f"concept {name} needs at least one frame marked yes"
+            + ("; delete it to be rid of all marks" if old else ""),
+            name=name,
+        )
     if len(concept.yes) + len(concept.no) > MOST_MARKS:
         raise InvalidInput(f"a concept holds at most {MOST_MARKS} marks; train a task on more")
+    return concept
+
+
+def _store(platform: Platform, concept: Concept, *, instead_of: Concept | None, index: VectorIndex | None) -> bool:
+    """Fits and keeps a concept; False when the stored one is no longer the one it was made from."""
     fields: Document = {
         "yes": list(concept.yes),
         "no": list(concept.no),
         "encoder_id": index.encoder_id if index is not None else None,
         "weights_digest": fit(platform, concept, index=index).digest if index is not None else None,
-        "changed_at": now,
+        "changed_at": concept.changed_at,
     }
-    retrying(lambda: db.concepts.update_one({"_id": name}, {"$set": fields}, upsert=True))
-    return get(db, name)
+    db = platform.database
+    if instead_of is None:
+        try:
+            retrying(lambda: db.concepts.insert_one({"_id": concept.name, **fields}))
+        except DuplicateKeyError:
+            return False
+        return True
+    before = {"_id": concept.name, "yes": list(instead_of.yes), "no": list(instead_of.no)}
+    return retrying(lambda: db.concepts.update_one(before, {"$set": fields})).matched_count == 1
 
 
 def get(db: Db, name: str) -> Concept:

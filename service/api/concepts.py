@@ -18,10 +18,11 @@ router = APIRouter(prefix="/concepts", tags=["concepts"], responses={422: RESPON
 
 
 class MarksIn(BaseModel):
-    """Frames by id. A frame that is marked again changes sides."""
+    """Frames by id. A frame that is marked again changes sides; `neither` takes its mark back."""
 
     yes: list[str] = Field(default_factory=list, max_length=concepts.MOST_MARKS)
     no: list[str] = Field(default_factory=list, max_length=concepts.MOST_MARKS)
+    neither: list[str] = Field(default_factory=list, max_length=concepts.MOST_MARKS)
 
 
 class ConceptOut(BaseModel):
@@ -50,11 +51,18 @@ def list_concepts(line: OneLine) -> list[ConceptOut]:
     return [ConceptOut.model_validate(asdict(one)) for one in concepts.list_all(line.platform.database)]
 
 
-@router.post("/{name}", responses={404: RESPONSES[404]})
+@router.post("/{name}", responses={404: RESPONSES[404], 409: RESPONSES[409]})
 def mark(name: str, body: MarksIn, line: OneLine) -> ConceptOut:
-    """Makes a concept from marked frames, or adds marks to it."""
-    index = line.curator.index()
-    made = concepts.mark(line.platform, name, yes=body.yes, no=body.no, index=index, now=datetime.now(UTC))
+    """Makes a concept from marked frames, or adds, changes and takes back marks of it."""
+    made = concepts.mark(
+        line.platform,
+        name,
+        yes=body.yes,
+        no=body.no,
+        neither=body.neither,
+        index=line.curator.index(),
+        now=datetime.now(UTC),
+    )
     return ConceptOut.model_validate(asdict(made))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated
 
@@ -26,21 +27,21 @@ def create(
     no: Annotated[list[str] | None, typer.Option("--no", help="A frame that does not; may be repeated.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Makes a concept from marked frames, or adds marks to it."""
-    from selection.concepts import concepts
-    from service.curator import Curator
-    from service.reconcile import now_utc
+    """Makes a concept from marked frames, or adds marks to it; a frame that is marked again changes sides."""
+    _mark(name, as_json=as_json, yes=yes or (), no=no or ())
 
-    with platform() as opened:
-        index = Curator(opened).index()
-        made = concepts.mark(opened, name, yes=yes or (), no=no or (), index=index, now=now_utc())
-    show(
-        asdict(made),
-        as_json=as_json,
-        text=lambda: (
-            f"concept {made.name}: {len(made.yes)} yes, {len(made.no)} no; next: mlpl concept rank {made.name}"
-        ),
-    )
+
+@concept_app.command("unmark")
+def unmark(
+    name: ConceptName,
+    frames: Annotated[
+        list[str],
+        typer.Argument(metavar="FRAME...", help="Frames, by id or a unique beginning of it.", show_default=False),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Takes marks back, yes or no, as if the frames had never been marked."""
+    _mark(name, as_json=as_json, neither=frames)
 
 
 @concept_app.command("list")
@@ -96,3 +97,19 @@ def rank(
         [place, one.frame.frame_id, round(one.score, 4), one.frame.drive] for place, one in enumerate(ranked, start=1)
     ]
     show(found, as_json=as_json, text=lambda: table(["#", "frame", "score", "drive"], rows))
+
+
+def _mark(name: str, *, as_json: bool, **sides: Sequence[str]) -> None:
+    from selection.concepts import concepts
+    from service.curator import Curator
+    from service.reconcile import now_utc
+
+    with platform() as opened:
+        made = concepts.mark(opened, name, **sides, index=Curator(opened).index(), now=now_utc())
+    show(
+        asdict(made),
+        as_json=as_json,
+        text=lambda: (
+            f"concept {made.name}: {len(made.yes)} yes, {len(made.no)} no; next: mlpl concept rank {made.name}"
+        ),
+    )

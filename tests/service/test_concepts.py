@@ -55,6 +55,10 @@ def test_marking_ranking_and_asking(embedded: TestClient, platform: Platform, fl
     assert [one["score"] for one in asked] == pytest.approx([by_row[one["row"]] for one in asked], abs=2e-3)
     assert embedded.get("/api/v1/concepts/days/frames").status_code == 404
     assert embedded.post("/api/v1/concepts/nights", json={"yes": ["nothing"]}).status_code in (404, 422)
+    wrong = embedded.post("/api/v1/concepts/nights", json={"yes": [ids[3]], "no": [ids[5]]})
+    assert (len(wrong.json()["yes"]), len(wrong.json()["no"])) == (2, 2)
+    back = embedded.post("/api/v1/concepts/nights", json={"neither": [ids[3], ids[5]]})
+    assert {**back.json(), "changed_at": None} == {**made.json(), "changed_at": None}
 
     within = embedded.get("/api/v1/search", params={"where": "concept:nights"}).json()
     assert {hit["row"] for hit in within["hits"]} == {2, 5, 8, 11}

@@ -1,16 +1,15 @@
 // One concept: the fleet ranked by its marks, and the frames whose mark would teach it most. Every mark ranks anew at once.
 
 import { get, post } from "../parts/api.js";
-import { h, note, put } from "../parts/dom.js";
+import { h, icon, note, put } from "../parts/dom.js";
 import { refusal } from "../parts/fault.js";
 import { count, percent } from "../parts/format.js";
-import { conceptPath, teach } from "../parts/marks.js";
+import { MARKS, conceptPath, teach } from "../parts/marks.js";
 import { go, query, withQuery } from "../parts/router.js";
 import { searchUrl, tile } from "../parts/tile.js";
 import { forget } from "./concepts.js";
 
 const PAGE = 48;
-const SIDES = { y: "yes", n: "no" };
 
 export function conceptPage(home, { name }) {
   document.title = `${name} · MLPL`;
@@ -25,6 +24,7 @@ class ConceptPage {
     this.path = conceptPath(name);
     this.hits = [];
     this.at = 0;
+    this.last = null; // the frame marked last on this page, which u unmarks
     this.turn = 0; // the newest ranking asked for; answers to earlier ones are dropped
     this.head = h("div");
     this.marked = h("div");
@@ -62,16 +62,17 @@ class ConceptPage {
       h("a.button.small", { href: `/new-plan?concept=${encodeURIComponent(name)}` }, "Use in a plan"),
       h("button.small.quiet.danger", { onclick: () => forget(name, () => go("/concepts")) }, "Delete")),
     h("div.title", null, h("div.tabs", { role: "tablist" }, tab("best", "Likeliest first", "Frames that are not marked, by probability"), tab("informative", "Ask me", "The frames it is most unsure of: their marks teach most")),
-      h("span.dim", null, h("kbd", null, "y"), " yes ", h("kbd", null, "n"), " no ", h("kbd", null, "←"), " ", h("kbd", null, "→"), " move")));
+      h("span.dim", null, h("kbd", null, "y"), " yes ", h("kbd", null, "n"), " no ", h("kbd", null, "u"), " take the last back ", h("kbd", null, "←"), " ", h("kbd", null, "→"), " move")));
     put(this.marked, h("div.card.marked", null, this.strip("yes", concept.yes), this.strip("no", concept.no)));
   }
 
-  /** What is marked, newest first; a click puts a frame on the other side. */
+  /** What is marked, newest first; a click puts a frame on the other side, its cross takes the mark back. */
   strip(side, ids) {
     if (!ids.length) return false;
     const other = side === "yes" ? "no" : "yes";
     return h("section.strip.low", { "data-side": side }, h("span.dim.side-name", null, side === "yes" ? "Yes" : "No"),
-      ids.slice(-24).reverse().map((id) => tile(id, { kind: side, title: `Click: ${other} instead`, open: () => this.mark(id, other) })),
+      ids.slice(-24).reverse().map((id) => h("span.kept", null, tile(id, { kind: side, title: `Click: ${other} instead`, open: () => this.mark(id, other) }),
+        h("button.icon", { title: "Take this mark back", "aria-label": `Take back the mark of frame ${id.slice(0, 8)}`, onclick: () => this.mark(id, "neither") }, icon("cross")))),
       ids.length > 24 && h("span.faint", null, `and ${count(ids.length - 24)} more`));
   }
 
@@ -114,6 +115,7 @@ class ConceptPage {
   async mark(frameId, side) {
     try {
       this.show(await post(this.path, { [side]: [frameId] }));
+      this.last = side === "neither" ? null : frameId;
       await this.rank(0);
     } catch (fault) {
       note(fault.message, "bad");
@@ -126,7 +128,8 @@ class ConceptPage {
     const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
     const under = this.hits[this.at];
     if (by) this.move(this.at + by);
-    else if (SIDES[event.key] && under) this.mark(under.frame_id, SIDES[event.key]);
+    else if (event.key === "u") this.last ? this.mark(this.last, "neither") : note("No mark was made here yet; the cross of a marked frame takes its mark back");
+    else if (MARKS[event.key] && under) this.mark(under.frame_id, MARKS[event.key]);
     else return;
     event.preventDefault();
   }

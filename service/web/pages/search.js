@@ -8,7 +8,7 @@ import { changedWhere, facetPanel, rangedWhere } from "../parts/facets.js";
 import { count, plural, words } from "../parts/format.js";
 import { Grid } from "../parts/grid.js";
 import { keepImage, keptImage } from "../parts/kept_image.js";
-import { conceptPath, markFrame, taughtConcept, teach } from "../parts/marks.js";
+import { MARKS, conceptPath, markFrame, taughtConcept, teach } from "../parts/marks.js";
 import { go, query, withQuery } from "../parts/router.js";
 
 const FIRST_PAGE = 200;
@@ -287,7 +287,7 @@ class SearchPage {
   /** Which concept y and n mark for. */
   taught() {
     const name = taughtConcept();
-    return name && h("span.chip.taught", { title: "y and n mark frames for this concept" }, "y / n: ", h("a", { href: conceptPath(name) }, name),
+    return name && h("span.chip.taught", { title: "y and n mark frames for this concept, u takes a mark back" }, "y / n: ", h("a", { href: conceptPath(name) }, name),
       h("button", { title: "Stop", "aria-label": `Stop teaching ${name}`, onclick: () => (teach(""), this.drawBar()) }, icon("cross")));
   }
 
@@ -383,7 +383,7 @@ class SearchPage {
     const under = this.detail?.frameId ?? this.grid.hit(this.grid.at)?.frame_id;
     if (key === "m" && under) return this.visitExamples("like", under), true;
     if (key === "l" && under) return this.visitExamples("unlike", under), true;
-    if ((key === "y" || key === "n") && under) return this.mark(under, key === "y" ? "yes" : "no"), true;
+    if (MARKS[key] && under) return this.mark(under, MARKS[key]), true;
     if (key === "g") return this.regroup(), true;
     if (key === "t" && under) return go(`/trace/${under}`), true;
     if (key === "b" && this.found) return this.batch([...this.grid.selection.keys()]), true;

@@ -9,7 +9,7 @@ import { markFrame } from "./marks.js";
 /**
  * Shows a frame over the page. `close()` goes back, `like(id)` and `unlike(id)` search (the id may carry a box, `ID@x0,y0,x1,y1`), and where
  * the page has an order and a selection, `step(by)` goes to a neighbour, `hit(id)` is how the search found it, `select(id)` toggles it,
- * `isSelected(id)` tells, `place(id)` gives "14 of 12,480" or "". `teach(id, side)` marks it for the concept that is being taught.
+ * `isSelected(id)` tells, `place(id)` gives "14 of 12,480" or "". `teach(id, side)` marks or unmarks it for the concept that is being taught.
  */
 export function openDetail(frameId, { close, like, unlike, step = null, select = null, isSelected = () => false, place = () => "", hit = () => null, teach = markFrame }) {
   const image = h("img", { src: previewUrl(frameId), alt: "" });
@@ -36,6 +36,7 @@ export function openDetail(frameId, { close, like, unlike, step = null, select =
         h("button.small", { title: "Then draw a box on the image", onclick: () => crop.begin() }, "Part…"),
         h("button.small", { title: "y: yes, for the concept that is being taught", onclick: () => teach(frameId, "yes") }, "Yes"),
         h("button.small", { title: "n: no, for the concept that is being taught", onclick: () => teach(frameId, "no") }, "No"),
+        h("button.small.quiet", { title: "u: takes the mark back", onclick: () => teach(frameId, "neither") }, "Unmark"),
         select && selectButton,
         h("a.button.small", { href: `/trace/${frameId}`, title: "t" }, "Trace"),
         h("a.button.small", { href: imageUrl(frameId), target: "_blank" }, "Original", icon("out"))),

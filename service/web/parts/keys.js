@@ -11,6 +11,7 @@ const KEYS = [
   ["b", "Add the selection to a batch"],
   ["m and l", "More and less like this frame"],
   ["y and n", "Yes and no for the concept that is being taught; the first asks for its name"],
+  ["u", "Unmark: take the mark of this frame back; on a concept's page, the last mark made"],
   ["g", "One hit a drive, or all"],
   ["t", "Trace of this frame"],
   ["+ and −", "Larger or smaller thumbnails"],

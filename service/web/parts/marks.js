@@ -5,6 +5,10 @@ import { h, note, put } from "./dom.js";
 import { plural } from "./format.js";
 
 const KEPT = "concept.name";
+const SAID = { yes: "Yes", no: "No", neither: "No mark" };
+
+/** Keys and the side they put a frame on. */
+export const MARKS = { y: "yes", n: "no", u: "neither" };
 
 export const taughtConcept = () => localStorage.getItem(KEPT) || "";
 export const conceptPath = (name) => `/concepts/${encodeURIComponent(name)}`;
@@ -15,18 +19,22 @@ export function teach(name) {
   else localStorage.removeItem(KEPT);
 }
 
-/** Marks one frame `yes` or `no` for the concept that is being taught, after asking for a name where there is none. Resolves to the concept or null. */
+/**
+ * Marks one frame `yes` or `no` for the concept that is being taught, after asking for a name where there is none, or takes its mark back
+ * (`neither`). Resolves to the concept or null.
+ */
 export async function markFrame(frameId, side) {
+  if (side === "neither" && !taughtConcept()) return note("No concept is being taught: there is no mark to take back"), null;
   const name = taughtConcept() || (await askName());
   if (!name) return null;
   try {
     const concept = await post(conceptPath(name), { [side]: [frameId] });
     teach(concept.name);
     const [yes, no] = [concept.yes.length, concept.no.length];
-    note([h("span", null, `${side === "yes" ? "Yes" : "No"} for ${concept.name}: ${yes} yes, ${no} no`), h("a", { href: conceptPath(concept.name) }, "Ranking")]);
+    note([h("span", null, `${SAID[side]} for ${concept.name}: ${yes} yes, ${no} no`), h("a", { href: conceptPath(concept.name) }, "Ranking")]);
     return concept;
   } catch (fault) {
-    if (fault.status === 422) teach(""); // A name that does not fit, or a first mark that is a no: the next key asks again.
+    if (fault.status === 422 && side !== "neither") teach(""); // A name that does not fit, or a first mark that is a no: the next key asks again.
     note(fault.message, "bad");
     return null;
   }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -114,6 +115,33 @@ def test_marks_add_up_and_change_sides(marked: tuple[Any, VectorIndex, list[str]
     for call in (concepts.get, concepts.delete):
         with pytest.raises(NotFound, match="trams"):
             call(db, "trams")
+
+
+def test_marks_are_taken_back(marked: tuple[Any, VectorIndex, list[str]]) -> None:
+    fleet, index, ids = marked
+    first = concepts.mark(fleet.platform, "trams", yes=ids[:2], no=ids[20:21], index=index, now=NOW)
+    concepts.mark(fleet.platform, "trams", yes=ids[2:3], no=ids[21:22], index=index, now=NOW)
+    again = concepts.mark(fleet.platform, "trams", neither=[ids[2], ids[21][:10], ids[30]], index=index, now=NOW)
+    assert (again.yes, again.no, again.weights_digest) == (first.yes, first.no, first.weights_digest)
+    with pytest.raises(InvalidInput, match="at least one frame marked yes; delete it"):
+        concepts.mark(fleet.platform, "trams", neither=ids[:2], index=index, now=NOW)
+    with pytest.raises(InvalidInput, match="no and neither"):
+        concepts.mark(fleet.platform, "trams", no=ids[:1], neither=ids[:1], index=index, now=NOW)
+    with pytest.raises(NotFound, match="buses"):
+        concepts.mark(fleet.platform, "buses", neither=ids[:1], index=index, now=NOW)
+    assert concepts.get(fleet.platform.database, "trams") == again
+
+
+def test_marks_made_at_once_all_count(marked: tuple[Any, VectorIndex, list[str]]) -> None:
+    fleet, index, ids = marked
+    with ThreadPoolExecutor(6) as pool:
+        list(
+            pool.map(
+                lambda one: concepts.mark(fleet.platform, "trams", yes=[one], index=index, now=NOW),
+                ids[:6],
+            )
+        )
+    assert set(concepts.get(fleet.platform.database, "trams").yes) == set(ids[:6])
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,10 @@ def test_from_the_first_mark_to_a_search_term(page: Page, address: str, fleet: l
     page.keyboard.press("ArrowRight")
     page.keyboard.press("n")
     expect(page.locator("#notes")).to_contain_text("1 yes, 1 no")
+    page.keyboard.press("u")
+    expect(page.locator("#notes")).to_contain_text("No mark for wet-road: 1 yes, 0 no")
+    page.keyboard.press("n")
+    expect(page.locator("#notes")).to_contain_text("No for wet-road: 1 yes, 1 no")
 
     # The ranking follows each mark at once.
     page.locator("#notes").get_by_role("link", name="Ranking").click()
@@ -50,6 +54,11 @@ def test_from_the_first_mark_to_a_search_term(page: Page, address: str, fleet: l
     expect(page.locator(".judged")).to_have_count(len(fleet) - 4)
     page.locator('[data-side="no"] .shot').first.click()
     expect(page.locator('[data-side="yes"] .shot')).to_have_count(3)
+    page.keyboard.press("u")
+    expect(page.locator('[data-side="yes"] .shot')).to_have_count(2)
+    page.locator('[data-side="no"] .kept').get_by_role("button", name="Take back").click()
+    expect(page.locator('[data-side="no"]')).to_have_count(0)
+    expect(page.locator(".judged")).to_have_count(len(fleet) - 2)
     for width in (1400, 1000, 420):
         page.set_viewport_size({"width": width, "height": 800})
         assert has_no_side_scroll(page)
