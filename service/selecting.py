@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from selection.embedding.index import VectorIndex
+    from selection.fleet.columns import Columns
     from selection.planning.selecting import Choice, Stage
     from service.curator import Curator
 
 EVALUATION_SHARE = 0.2
 EVALUATION_ENOUGH = 50
 SURVEYED_ENOUGH = 0.9
+BLANK_SHARE = 0.98
+"""A frame of which more than this is black, or white, shows nothing; a night without lamps has noise and stays below."""
 DRAWN_FOR_EVALUATION = "drawn at random from the drives held out for evaluation"
 
 
@@ -55,6 +58,12 @@ class Outcome:
     stages: list[Stage]
     evaluation: int
     spread: bool
+
+
+def blank(columns: Columns, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which rows are known to show nothing: all but black, or white."""
+    dark_N, bright_N = (columns.numbers_of(key, rows) for key in ("underexposed", "overexposed"))
+    return (dark_N > BLANK_SHARE) | (bright_N > BLANK_SHARE)
 
 
 def carry_out(platform: Platform, curator: Curator, plan: Plan, *, task: Task, model: Model | None) -> Outcome:
@@ -201,6 +210,10 @@ class FleetSources:
             max_hamming=how.max_hamming or 0,
             priority_N=self.preference(rows),
         ).keeper_N
+
+    def blank(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """By the share of pixels that are black, or white."""
+        return blank(self._curator.columns(), rows)
 
     def preference(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The sharpest and best exposed first."""

@@ -226,6 +226,15 @@ class Columns:
             raise InvalidInput(f"{key!r} has no numbers to compare or sort by")
         return self._numbers(view, self._known(view, name))
 
+    def numbers_of(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """A measured key's numbers of some rows, NaN where there is none; also where no frame of the fleet has the key."""
+        found = np.full(len(rows), np.nan)
+        if name in self.keys:
+            column = self.numbers(name)
+            inside = rows < len(column)
+            found[inside] = column[rows[inside]]
+        return found
+
     def facets(
         self,
         names: Sequence[str] | None = None,

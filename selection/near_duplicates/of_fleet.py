@@ -73,20 +73,15 @@ def quality_order(columns: Columns, rows: NDArray[np.int64], *, index: VectorInd
     Args:
         index: Tells which frames are unlike those before and after them. None: that is not asked.
     """
-
-    def numbers(key: str) -> NDArray[np.float64]:
-        found = np.full(len(rows), np.nan)
-        if key in columns.keys:
-            column = columns.numbers(key)
-            inside = rows < len(column)
-            found[inside] = column[rows[inside]]
-        return found
-
-    sharpness_N = numbers("sharpness")
+    sharpness_N = columns.numbers_of("sharpness", rows)
     limit_N = preference.sharpness_limits(sharpness_N, drives_of(columns, rows))
     odd_N = None if index is None else _odd_ones(index, columns, rows)
     return preference.preference(
-        sharpness_N, numbers("underexposed"), numbers("overexposed"), limit_N=limit_N, odd_N=odd_N
+        sharpness_N,
+        columns.numbers_of("underexposed", rows),
+        columns.numbers_of("overexposed", rows),
+        limit_N=limit_N,
+        odd_N=odd_N,
     )
 
 

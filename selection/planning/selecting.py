@@ -1,7 +1,7 @@
 """Selecting: from a pool of rows to ranked choices, stage by stage as the plan says, each with the reason it was made.
 
-Filters → near-duplicates → scores → caps and quotas → diversity → budget. Only computes: what it must know of the fleet comes through
-`Sources`. The same plan, pool and sources give the same choice.
+Filters → blank frames → near-duplicates → scores → caps and quotas → diversity → budget. Only computes: what it must know of the fleet comes
+through `Sources`. The same plan, pool and sources give the same choice.
 """
 
 from __future__ import annotations
@@ -55,6 +55,9 @@ class Sources(Protocol):
 
     def groups(self, rows: NDArray[np.int64], how: NearDuplicates, *, threshold: float) -> NDArray[np.int64]:
         """For each row a number that its near-duplicates among these rows share; the rows are compared now."""
+
+    def blank(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of the rows are known to show nothing: all but black or white."""
 
     def preference(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """For each row its place when one of a group is kept: 0 for the best picture of all, each place once."""
@@ -156,6 +159,15 @@ def select(
     if not len(pool) or wanted < 1:
         return Selection(choices=[], stages=stages)
     _check_values(plan, sources)
+    blank = sources.blank(pool)
+    if blank.any() and not plan.is_random:
+        # Far from everything else, such frames would be among the first that diversity takes.
+        pool = pool[~blank]
+        stages.append(
+            Stage(name="not_blank", frames=len(pool), note=f"{int(blank.sum())} show nothing, all but black or white")
+        )
+        if not len(pool):
+            return Selection(choices=[], stages=stages)
     if plan.near_duplicates is not None:
         pool, note = _without_near_duplicates(plan, pool, taken=taken, sources=sources)
         stages.append(Stage(name="near_duplicates", frames=len(pool), note=note))

@@ -8,7 +8,7 @@ Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,11 +46,16 @@ class Curves:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A figure and its interval; infinite where the goal was not reached, None where there is nothing to tell."""
+    """A figure and its interval; infinite where the goal was not reached, None where there is nothing to tell.
+
+    Attributes:
+        is_bound: The figure lies below `value`; nobody knows how far.
+    """
 
     value: float | None
     low: float | None
     high: float | None
+    is_bound: bool = False
 
 
 def labels_to_reach(labels_P: NDArray[np.float64], metric_P: NDArray[np.float64], *, goal: float) -> float:
@@ -83,7 +88,8 @@ def ratio(curves: Curves, reference: Curves, *, goal: float, seed: int = 0) -> E
     drawn = _ratios(
         _drawn_crossings(curves, goal=goal, seed=seed), _drawn_crossings(reference, goal=goal, seed=seed), last=last
     )
-    return _estimate(float(_ratios(np.array([own]), np.array([theirs]), last=last)[0]), drawn)
+    found = _estimate(float(_ratios(np.array([own]), np.array([theirs]), last=last)[0]), drawn)
+    return replace(found, is_bound=found.value is not None and bool(np.isinf(theirs)))
 
 
 def mean_intervals(share_SP: NDArray[np.float64], *, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -30,6 +30,7 @@ from selection.ingest.ingest import ingest
 from selection.planning.plan import NearDuplicates
 from selection.planning.selecting import select
 from selection.ranking.predictions import Predictions
+from service import selecting
 from service.curator import Curator
 from service.demo import answers, demo
 from service.production_line import open_line
@@ -368,6 +369,9 @@ class _Sources:
         del how
         found = near_duplicate_groups(self.vectors(rows), threshold=threshold, priority_N=self.preference(rows))
         return found.keeper_N
+
+    def blank(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return selecting.blank(self._curator.columns(), rows)
 
     def preference(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         from selection.near_duplicates.of_fleet import quality_order

@@ -27,7 +27,8 @@ def summarise(replay: Replay, options: Options) -> dict[str, Any]:
 
     Returns:
         JSON values. `strategies` holds for each its curve (mean share of the full-data metric over the seeds with its interval) and for
-        each goal the labels needed and their ratio to those of `random`; None stands for not reached, where `reached` says so.
+        each goal the labels needed and their ratio to those of `random`; None stands for not reached, where `reached` says so. `is_bound`:
+        random itself did not get there, so the ratio is below the value.
     """
     full: dict[int, float] = {}
     none: dict[int, float] = {}
@@ -99,7 +100,8 @@ img {{ width: 100% }} small {{ color: #555 }}
 <img alt="Learning curves" src="data:image/png;base64,{picture}">
 <table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>
 <p><small>Labels needed are read off the mean curve over the seeds. Brackets hold 95 % bootstrap intervals over the seeds. A ratio below 1
-means fewer labels than random. Full data: the same learner with all labels of the pool, {summary["full_data_metric"]["mean"]:.3f} on average.
+means fewer labels than random; "below" stands where random never got there.
+Full data: the same learner with all labels of the pool, {summary["full_data_metric"]["mean"]:.3f} on average.
 A mean curve is 0 labels at {summary["no_label_metric"]["mean"]:.3f}, which is chance.</small></p>
 </html>
 """
@@ -157,18 +159,19 @@ def _strategy(name: str, own: Curves, reference: Curves | None) -> dict[str, Any
     }
 
 
-def _plain(estimate: Estimate) -> dict[str, float | None]:
+def _plain(estimate: Estimate) -> dict[str, Any]:
     values = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-    return {
+    finite = {
         name: None if value is None or not math.isfinite(value) else round(value, 3) for name, value in values.items()
     }
+    return {**finite, "is_bound": estimate.is_bound}
 
 
-def _shown(estimate: dict[str, float | None] | None, *, digits: int) -> str:
+def _shown(estimate: dict[str, Any] | None, *, digits: int) -> str:
     if estimate is None or estimate["value"] is None:
         return "-"
     low, high = (("-" if estimate[end] is None else f"{estimate[end]:.{digits}f}") for end in ("low", "high"))
-    return f"{estimate['value']:.{digits}f} [{low}, {high}]"
+    return f"{'below ' if estimate['is_bound'] else ''}{estimate['value']:.{digits}f} [{low}, {high}]"
 
 
 def _spread(values: list[float]) -> dict[str, float]:

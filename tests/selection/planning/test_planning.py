@@ -42,6 +42,7 @@ class Fleet:
         }
     )
     surveyed: NDArray[np.int64] | None = None
+    black: tuple[int, ...] = ()
 
     def scores(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.floating] | None:
         if name not in self.columns:
@@ -75,6 +76,9 @@ class Fleet:
         priority = self.preference(rows)
         return near_duplicate_groups(self.vectors_ND[rows], threshold=threshold, priority_N=priority).keeper_N
 
+    def blank(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.isin(rows, self.black)
+
     def preference(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         place = np.empty(len(rows), dtype=np.int64)
         place[np.argsort(np.where(rows == 58, -1, rows))] = np.arange(len(rows))
@@ -97,6 +101,16 @@ def test_without_diversity_the_least_sure_come_first_with_score_and_rank() -> No
     assert found.choices[0].score == pytest.approx(1.0)
     assert not found.spread
     assert [(stage.name, stage.frames) for stage in found.stages] == [("pool", 60), ("scored", 60), ("chosen", 3)]
+
+
+def test_frames_that_show_nothing_are_chosen_by_chance_alone() -> None:
+    fleet = Fleet(black=(59, 57))
+    found = choose(fleet, budget=3, diversity="none")
+    assert rows_of(found) == [58, 56, 55]
+    assert [(stage.name, stage.frames) for stage in found.stages[:2]] == [("pool", 60), ("not_blank", 58)]
+    assert found.stages[1].note == "2 show nothing, all but black or white"
+    assert len(choose(fleet, budget=60, scores="random").choices) == 60
+    assert choose(Fleet(black=tuple(range(ROWS))), budget=3).choices == []
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "none"])

@@ -58,7 +58,10 @@ def test_a_ratio_pairs_the_seeds_and_is_bounded_where_only_the_reference_fails()
     fast, slow = _curves([0.0, 1.0, 1.0, 1.0]), _curves([0.0, 0.5, 1.0, 1.0])
     never = _curves([0.0, 0.1, 0.2, 0.3])
     assert curves.ratio(fast, slow, goal=1.0).value == pytest.approx(0.5)
-    assert curves.ratio(fast, never, goal=1.0).value == pytest.approx(0.25)
+    bound = curves.ratio(fast, never, goal=1.0)
+    assert (bound.value, bound.is_bound) == (pytest.approx(0.25), True)
+    assert not curves.ratio(fast, slow, goal=1.0).is_bound
+    assert not curves.ratio(never, never, goal=1.0).is_bound
     assert curves.ratio(never, fast, goal=1.0).value == math.inf
     assert curves.ratio(never, never, goal=1.0).value is None
     with pytest.raises(InvalidInput):
