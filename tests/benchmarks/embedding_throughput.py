@@ -6,7 +6,8 @@
 ViT-B-32 has random weights: speed does not depend on them. Frames are 1920 x 1080; their previews and originals lie in a local object
 store. The bare pass gets one prepared batch, on the device already, again and again: on a CPU once with all cores on one batch, as torch
 does it, and once with a batch a core, as MLPL does it; on a GPU with the batch size and the compiled model that MLPL found. All ways are
-timed in turns, so that a change of the machine's speed hits all. With a GPU, exact search over as many vectors as fit follows.
+timed in turns, so that a change of the machine's speed hits all; processor time is given beside, as other work on the machine hardly
+moves it. With a GPU, exact search over as many vectors as fit follows.
 """
 
 from __future__ import annotations
@@ -61,7 +62,11 @@ def main() -> None:
                 print(_line(found[-1] | {"model": model}), flush=True)
     searched = exact_search(count=asked.vectors, device=asked.device)
     if searched is not None:
-        print("exact search of {rows:,} x 512 on {device}: p50 {p50_ms:.2f} ms, p95 {p95_ms:.2f} ms".format(**searched))
+        print(
+            "exact search of {rows:,} x 512 on {device}: p50 {p50_ms:.2f} ms, p95 {p95_ms:.2f} ms, {queries_per_s:.0f}/s".format(
+                **searched
+            )
+        )
     if asked.json:
         asked.json.write_text(json.dumps({"embedding": found, "exact_search": searched}, indent=1))
 
@@ -75,12 +80,14 @@ def measure(platform: Platform, encoder: encoders.Encoder, *, pixels: str, count
 
     ways: dict[str, Callable[[], None]] = {"line": line} | _bare(encoder, count)
     taken: dict[str, list[float]] = {name: [] for name in ways}
+    computed: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, run in ways.items():
-            began = time.perf_counter()
+            began, began_cpu = time.perf_counter(), time.process_time()
             run()
             if number:  # The first round warms up.
                 taken[name].append(time.perf_counter() - began)
+                computed[name].append(time.process_time() - began_cpu)
     shares = {
         name: statistics.median(bare / whole for bare, whole in zip(taken[name], taken["line"], strict=True))
         for name in ways
@@ -92,6 +99,7 @@ def measure(platform: Platform, encoder: encoders.Encoder, *, pixels: str, count
         "pixels": pixels,
         "batch": encoder.batch_frames,
         "frames_per_s": {name: count / statistics.median(seconds) for name, seconds in taken.items()},
+        "cpu_ms_per_frame": {name: 1e3 * statistics.median(seconds) / count for name, seconds in computed.items()},
         "share_of": shares,
     }
 
@@ -158,7 +166,16 @@ def exact_search(*, count: int | None, device: str) -> dict[str, Any] | None:
         np.sort(np.concatenate(parts))[-K:]
         taken.append(1e3 * (time.perf_counter() - began))
     p50, p95 = np.percentile(taken[1:], (50, 95))
-    return {"rows": count, "device": str(devices[0]), "p50_ms": float(p50), "p95_ms": float(p95)}
+    found = {
+        "rows": count,
+        "device": str(devices[0]),
+        "devices": len(devices),
+        "p50_ms": float(p50),
+        "p95_ms": float(p95),
+    }
+    on_gpu = [one for one in devices if one.type == "cuda"]
+    peak = sum(torch.cuda.max_memory_allocated(one) for one in on_gpu)
+    return found | {"queries_per_s": 1e3 / float(np.mean(taken[1:])), "gpu_peak_gb": peak / 1e9 if on_gpu else None}
 
 
 def _line(found: dict[str, Any]) -> str:
@@ -166,7 +183,11 @@ def _line(found: dict[str, Any]) -> str:
     shares = ", ".join(
         f"{share:.1%} of the bare pass ({name}: {rates[name]:.1f})" for name, share in found["share_of"].items()
     )
-    return f"{found['model']} on {found['device']} from {found['pixels']}, batch {found['batch']}: {rates['line']:.1f} frames/s, {shares}"
+    processor = ", ".join(f"{name} {ms:.2f}" for name, ms in found["cpu_ms_per_frame"].items())
+    return (
+        f"{found['model']} on {found['device']} from {found['pixels']}, batch {found['batch']}: {rates['line']:.1f} frames/s, "
+        f"{shares}; processor ms a frame: {processor}"
+    )
 
 
 class _Rows:

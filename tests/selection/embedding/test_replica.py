@@ -72,6 +72,26 @@ def test_memory_that_does_not_suffice_halves_the_batch_for_good() -> None:
         _replica(none_fits).encode(pictures)
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be ...",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_memory_that_cudas_libraries_lack_is_no_lost_device(message: str) -> None:
+    def small(pixels: torch.Tensor) -> torch.Tensor:
+        if len(pixels) > 5:
+            raise RuntimeError(message)
+        return _mean_colour(pixels)
+
+    device = _replica(small)
+    assert len(device.encode(_pixels(8))) == 8
+    assert device.batch_frames == 4
+    assert not replica.is_fatal(RuntimeError(message))
+
+
 def test_a_lost_device_is_named_in_one_line_and_another_error_stays_what_it_is() -> None:
     def lost(_pixels: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be ...")
@@ -177,6 +197,14 @@ def test_what_the_devices_decoder_refuses_is_decoded_here(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(replica, "decode_on", refuses)
     assert [None if one is None else int(one[0, 0, 0]) for one in device.ready(some)] == [7, None, 8, None]
+    assert device.decodes
+
+    def missing(_device: torch.device, _jpegs: Any) -> Any:
+        raise RuntimeError("decode_jpegs_cuda: torchvision not compiled with nvJPEG support")
+
+    monkeypatch.setattr(replica, "decode_on", missing)
+    assert [None if one is None else int(one[0, 0, 0]) for one in device.ready(some)] == [7, None, 8, None]
+    assert not device.decodes, "it is asked once"
 
 
 def test_a_thread_that_computes_alone_leaves_the_others_as_they_were() -> None:
