@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from infra.errors import NotFound, StorageFull
-from selection.embedding.index import VectorIndex, built, built_status, calibration, exact, scan, vector_index
+from selection.embedding.index import VectorIndex, built, built_status, calibration, exact, scan, tail, vector_index
 
 
 def _unit(count: int, *, seed: int = 0, dimension: int = 16) -> NDArray[np.float32]:
@@ -57,7 +57,7 @@ def _kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def fleet_index(
     request: pytest.FixtureRequest, fleet: Any, monkeypatch: pytest.MonkeyPatch, _kernel: None
 ) -> tuple[Any, VectorIndex]:
-    monkeypatch.setattr(vector_index, "TAIL_BLOCK_ROWS", request.param)
+    monkeypatch.setattr(tail, "TAIL_BLOCK_ROWS", request.param)
     return fleet, VectorIndex(fleet.platform, "enc-1")
 
 
