@@ -26,6 +26,7 @@ from selection import shards
 from selection.columnar.recent import Recent
 from selection.concepts import concepts
 from selection.ranking.acquisition import MODEL_SCORES
+from service.structure_terms import StructureTerms
 from training import models
 from training.models import Model
 
@@ -289,3 +290,7 @@ def _mask(chosen: Sequence[int], *, rows: int) -> NDArray[np.bool_]:
     listed = np.array(chosen, dtype=np.int64)
     mask[listed[listed < rows]] = True
     return mask
+
+
+RESERVED_NAMES = (*LineTerms.provides, *ConceptTerms.provides, *StructureTerms.provides)
+"""What searches give a meaning of their own, so that no column of a user can be named so."""
