@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 from collections.abc import Callable
 from datetime import datetime
 from http.cookies import CookieError, SimpleCookie
@@ -16,6 +17,7 @@ from urllib.parse import urlencode, urlsplit
 
 from pydantic import SecretStr
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,9 +30,13 @@ from service import labelling
 COOKIE = "mlpl_session"
 SESSION_S = 14 * 86400
 LARGEST_BODY = 64 * 1024 * 1024
+LARGEST_IMPORT = 4 * 1024**3
+LARGEST_SIGN_IN = 64 * 1024
+"""What is read of whoever comes, before anything is known of them."""
 
 _OPEN = ("/healthz", "/login", "/logout")
 _OPEN_BELOW = ("/static/", "/images/", "/api/v1/webhooks/")
+_IMPORTS = re.compile(r"/api/v1/(?:columns|tasks/[^/]+/predictions)")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _POLICY = "; ".join(
     (
@@ -108,6 +114,13 @@ def safe_next(path: str) -> str:
     return path if harmless else "/"
 
 
+def largest_body(path: str) -> int:
+    """The most bytes that a request to a path may send."""
+    if path == "/login":
+        return LARGEST_SIGN_IN
+    return LARGEST_IMPORT if _IMPORTS.fullmatch(path) else LARGEST_BODY
+
+
 class AccessGuard:
     """ASGI middleware: lets a request in, or answers it."""
 
@@ -136,13 +149,14 @@ class AccessGuard:
             await send(message)
 
         refusal = self._refusal(scope, Headers(scope=scope))
-        await (refusal or self._app)(scope, receive, send_with_headers)
+        await (refusal or self._app)(scope, _measured(receive, most=largest_body(path)), send_with_headers)
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         path, method = str(scope["path"]), str(scope["method"])
         is_open = path in _OPEN or path.startswith(_OPEN_BELOW)
-        if int(headers.get("content-length", "0") or 0) > LARGEST_BODY:
-            return _answer(InvalidInput(f"the request is larger than {LARGEST_BODY // 2**20} MiB"), status=413)
+        said, most = headers.get("content-length", ""), largest_body(path)
+        if said.isdecimal() and int(said[:20]) > most:
+            return _answer(InvalidInput(_too_large(most)), status=413)
         if not is_open and self._settings.access_token is None and not self._is_our_host(headers):
             return _answer(
                 Denied(
@@ -183,6 +197,25 @@ def _is_foreign(headers: Headers, *, settings: Settings) -> bool:
         return headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
     ours = {headers.get("host", ""), urlsplit(settings.public_url or "").netloc}
     return urlsplit(origin).netloc not in ours - {""}
+
+
+def _measured(receive: Receive, *, most: int) -> Receive:
+    """Ends a request that sends more than it may without having said how much it will be."""
+    seen = 0
+
+    async def measured() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body") or b"")
+        if seen > most:
+            raise HTTPException(413, _too_large(most))
+        return message
+
+    return measured
+
+
+def _too_large(most: int) -> str:
+    return f"the request is larger than the {most // 2**10:,} KiB that are taken here"
 
 
 def _answer(error: MlplError, *, status: int) -> Response:

@@ -27,6 +27,7 @@ from selection.concepts import concepts
 from selection.ranking.acquisition import MODEL_SCORES
 from service.batch_places import BatchPlaces
 from service.model_opinions import ModelOpinions
+from service.structure.terms import StructureTerms
 from training import models
 from training.models import Model
 
@@ -283,3 +284,7 @@ def _mask(chosen: Sequence[int], *, rows: int) -> NDArray[np.bool_]:
     listed = np.array(chosen, dtype=np.int64)
     mask[listed[listed < rows]] = True
     return mask
+
+
+RESERVED_NAMES = (*LineTerms.provides, *ConceptTerms.provides, *StructureTerms.provides)
+"""What searches give a meaning of their own, so that no column of a user can be named so."""

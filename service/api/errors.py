@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -45,6 +46,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         "model": ErrorBody,
         "description": "The request contradicts what is recorded, or someone else is doing it now.",
     },
+    413: {"model": ErrorBody, "description": "The request is larger than the server takes."},
     422: {"model": ErrorBody, "description": "What was given cannot be used; the message says why."},
     503: {
         "model": ErrorBody,
@@ -57,6 +59,7 @@ def add_to(app: FastAPI) -> None:
     """Installs the handlers."""
     app.add_exception_handler(MlplError, _expected)
     app.add_exception_handler(PyMongoError, _database)
+    app.add_exception_handler(OSError, _disk)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _bug)
@@ -78,6 +81,12 @@ async def _expected(_request: Request, error: Exception) -> Response:
 async def _database(request: Request, error: Exception) -> Response:
     trouble = as_trouble(error)
     return await (_bug(request, error) if trouble is None else _expected(request, trouble))
+
+
+async def _disk(request: Request, error: Exception) -> Response:
+    if not (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+        return await _bug(request, error)
+    return await _expected(request, StorageFull("no space left on the server's disk; free some and send it again"))
 
 
 async def _malformed(_request: Request, error: Exception) -> Response:

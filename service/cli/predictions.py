@@ -103,14 +103,14 @@ def import_columns(
     """Gives frames numbers of your own: to filter and sort by, and as scores in plans (column:NAME)."""
     from selection.fleet import user_columns
     from service.reconcile import now_utc
-    from service.search_terms import ConceptTerms, LineTerms
+    from service.search_terms import RESERVED_NAMES
 
     with platform() as opened, progress_bar("importing") as progress:
         report = user_columns.import_columns(
             opened,
             source,
             clock=now_utc,
-            reserved=(*LineTerms.provides, *ConceptTerms.provides),
+            reserved=RESERVED_NAMES,
             images=images,
             progress=progress,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
@@ -155,3 +155,30 @@ def test_every_answer_carries_the_policy(client: TestClient) -> None:
 def test_large_requests_are_refused_before_they_are_read(client: TestClient) -> None:
     headers = {"content-length": str(access.LARGEST_BODY + 1)}
     assert client.post("/api/v1/tasks", content=b"{}", headers=headers).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [("/api/v1/tasks", "application/json"), ("/login", "multipart/form-data; boundary=x")]
+)
+def test_large_requests_that_do_not_say_their_length_are_cut(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, path: str, kind: str
+) -> None:
+    monkeypatch.setattr(access, "LARGEST_BODY", 1000)
+    monkeypatch.setattr(access, "LARGEST_SIGN_IN", 1000)
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(100):
+            yield b"x" * 100
+
+    answer = client.post(path, content=endless(), headers={"content-type": kind})
+    assert (answer.status_code, answer.json()["code"]) == (413, "invalid_input")
+
+
+def test_imports_may_be_larger_than_other_requests() -> None:
+    large = access.largest_body("/api/v1/tasks/road-users/predictions")
+    assert (
+        large
+        == access.largest_body("/api/v1/columns")
+        > access.largest_body("/api/v1/tasks")
+        > access.largest_body("/login")
+    )

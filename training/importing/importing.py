@@ -96,6 +96,7 @@ def import_predictions(
     task: Task,
     name: str,
     source: Path,
+    source_name: str | None = None,
     now: datetime,
     images: Path | None = None,
     dataset: Path | None = None,
@@ -110,6 +111,7 @@ def import_predictions(
         task: What is predicted; class names are its.
         name: Of the model; the same name adds to the same model.
         source: JSON Lines, CSV or Parquet, COCO results as `.json`, a folder of those or (segmentation) of maps.
+        source_name: What the record calls the source; None: its path.
         now: UTC.
         images: Folder that paths in the file are relative to; images there are joined by their content.
         dataset: COCO dataset file that names images and categories.
@@ -141,7 +143,15 @@ def import_predictions(
         _check_any(joined, report, source=source)
         _write(platform, joined, form=form, report=report, progress=progress)
         _record(
-            platform.database, report, task=task, name=name, source=source, form=form, now=now, promote=make_current
+            platform.database,
+            report,
+            task=task,
+            name=name,
+            source=source,
+            source_name=source_name or str(source),
+            form=form,
+            now=now,
+            promote=make_current,
         )
     log.info("predictions_imported", model_id=model_id, frames=report.imported, broken=report.broken)
     return report
@@ -265,7 +275,16 @@ def _merged(old: pa.Table, new: pa.Table, places: Sequence[int]) -> pa.Table:
 
 
 def _record(
-    db: Db, report: Report, *, task: Task, name: str, source: Path, form: Form, now: datetime, promote: bool
+    db: Db,
+    report: Report,
+    *,
+    task: Task,
+    name: str,
+    source: Path,
+    source_name: str,
+    form: Form,
+    now: datetime,
+    promote: bool,
 ) -> None:
     """Notes the file, then registers the model: with that the import has happened."""
     digest = _digest(source)
@@ -274,7 +293,7 @@ def _record(
         import_id=hashlib.sha256(f"{report.model_id}\0{digest}".encode()).hexdigest()[:32],
         model_id=report.model_id,
         task_id=task.task_id,
-        source=str(source),
+        source=source_name,
         digest=digest,
         frames=report.imported + report.already,
         cut=form.cut if isinstance(form, Boxes) else None,

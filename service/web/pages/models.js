@@ -4,12 +4,14 @@ import { get, poll, post } from "../parts/api.js";
 import { metricChart } from "../parts/chart.js";
 import { emptiness, h, note, put } from "../parts/dom.js";
 import { ago, figure, moment, short, words } from "../parts/format.js";
+import { openImportDialog } from "../parts/import_dialog.js";
 import { workflowPill } from "./workflow.js";
 
 export function modelsPage(home) {
   document.title = "Models · MLPL";
   const body = h("div", null, h("div.wait", null, "…"));
-  home.append(h("div.scroll", null, h("div.column", null, h("div.title", null, h("h1", null, "Models")), body)));
+  const bring = h("button.small", { hidden: true, title: "Predictions of a model that was trained elsewhere" }, "Import predictions");
+  home.append(h("div.scroll", null, h("div.column", null, h("div.title", null, h("h1", null, "Models"), h("span.grow"), bring), body)));
   let before = "";
 
   async function refresh() {
@@ -18,6 +20,8 @@ export function modelsPage(home) {
       const now = JSON.stringify([tasks, models.map((one) => [one.model_id, one.current]), workflows]);
       if (now === before) return;
       before = now;
+      bring.hidden = !tasks.length;
+      bring.onclick = () => openImportDialog({ tasks, done: refresh });
       if (!tasks.length) {
         put(body, emptiness("No task yet", "A model belongs to a task:", "mlpl task create road-users --kind multilabel --classes car,pedestrian,cyclist"));
         return;
