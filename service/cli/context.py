@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,6 +24,17 @@ Hyperparameters = Annotated[
     list[str] | None,
     typer.Option("--set", help="A hyperparameter, as name=value; may be repeated.", show_default=False),
 ]
+AnsweredFrames = Annotated[
+    Path | None,
+    typer.Option(
+        "--frames", help="Folder with images and metadata.jsonl; the simulated fleet without it.", show_default=False
+    ),
+]
+TaskClasses = Annotated[
+    str | None, typer.Option("--task-classes", help="Classes of the task, separated by commas.", show_default=False)
+]
+Rounds = Annotated[int, typer.Option(min=1, help="Rounds of choosing, labelling and training.")]
+RoundBatch = Annotated[int, typer.Option("--batch", min=1, help="Frames labelled in each round.")]
 
 
 class QueryCommand(TyperCommand):
@@ -89,6 +101,19 @@ def hyperparameters(texts: Sequence[str] | None) -> dict[str, str]:
         found[name] = value
     check_hyperparameters(found)
     return found
+
+
+def answered_frames(folder: Path | None, task_classes: str | None) -> dict[str, Any]:
+    """What `--frames` and `--task-classes` say, as the fields `frames` and `classes` of the options of a demo or a simulation.
+
+    Raises:
+        InvalidInput: There is no such folder.
+    """
+    from infra.errors import InvalidInput
+
+    if folder is not None and not folder.is_dir():
+        raise InvalidInput(f"--frames {folder} is not a folder")
+    return {"frames": folder, "classes": [name.strip() for name in task_classes.split(",")] if task_classes else None}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

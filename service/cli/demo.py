@@ -8,7 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli.context import Hyperparameters, hyperparameters, platform, progress_bar, settings, table
+from service.cli.context import (
+    AnsweredFrames,
+    Hyperparameters,
+    RoundBatch,
+    Rounds,
+    TaskClasses,
+    answered_frames,
+    hyperparameters,
+    platform,
+    progress_bar,
+    settings,
+    table,
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -17,15 +29,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def demo(
-    frames: Annotated[
-        Path | None,
-        typer.Option(help="Folder with images and metadata.jsonl; the simulated fleet without it.", show_default=False),
-    ] = None,
-    task_classes: Annotated[
-        str | None, typer.Option(help="Classes of the task, separated by commas.", show_default=False)
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of select, label, freeze, train, predict.")] = 3,
-    batch: Annotated[int, typer.Option(min=1, help="Frames labelled in each round.")] = 40,
+    frames: AnsweredFrames = None,
+    task_classes: TaskClasses = None,
+    rounds: Rounds = 3,
+    batch: RoundBatch = 40,
     acquisition: Annotated[str, typer.Option(help="entropy, margin, least_confidence or random.")] = "entropy",
     label_studio: Annotated[bool, typer.Option("--label-studio", help="Label through a real Label Studio.")] = False,
     set_: Hyperparameters = None,
@@ -41,8 +48,7 @@ def demo(
     from infra.errors import InvalidInput
     from service import server
 
-    if frames is not None and not frames.is_dir():
-        raise InvalidInput(f"--frames {frames} is not a folder")
+    answered = answered_frames(frames, task_classes)
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise InvalidInput(f"--json {json_file}: there is no folder {json_file.parent}; make it first")
     if serve:
@@ -51,8 +57,7 @@ def demo(
         from service.demo import demo as loop
 
         options = loop.Options(
-            frames=frames,
-            classes=[name.strip() for name in task_classes.split(",")] if task_classes else None,
+            **answered,
             rounds=rounds,
             batch=batch,
             acquisition=acquisition,

@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from service.cli.context import Hyperparameters, Json, hyperparameters, progress_bar, settings, show, table
+from service.cli.context import (
+    AnsweredFrames,
+    Hyperparameters,
+    Json,
+    RoundBatch,
+    Rounds,
+    TaskClasses,
+    answered_frames,
+    hyperparameters,
+    progress_bar,
+    settings,
+    show,
+    table,
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -17,19 +30,14 @@ def add_to(app: typer.Typer) -> None:
 
 def simulate(
     out: Annotated[Path, typer.Option(help="Folder for results; the same folder again goes on where it was.")],
-    frames: Annotated[
-        Path | None,
-        typer.Option(help="Folder with images and metadata.jsonl; the simulated fleet without it.", show_default=False),
-    ] = None,
-    task_classes: Annotated[
-        str | None, typer.Option(help="Classes of the task, separated by commas.", show_default=False)
-    ] = None,
+    frames: AnsweredFrames = None,
+    task_classes: TaskClasses = None,
     strategies: Annotated[
         str,
         typer.Option(help="random, default, acquisition functions, diversities, both joined by a plus, or plan files."),
     ] = "random,default,entropy,margin,k_center_greedy",
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of choosing, labelling and training.")] = 10,
-    batch: Annotated[int, typer.Option(min=1, help="Labels bought in each round.")] = 20,
+    rounds: Rounds = 10,
+    batch: RoundBatch = 20,
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions with other held-out drives and other draws.")] = 5,
     learner: Annotated[
         str, typer.Option(help="probe: a linear head on the embeddings, fast; cnn: the real training job.")
@@ -39,17 +47,13 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Replays labelling on frames whose labels are known, and tells how many labels each strategy needs."""
-    from infra.errors import InvalidInput
     from service.simulation import replay, report
     from service.simulation.strategies import parse
 
-    if frames is not None and not frames.is_dir():
-        raise InvalidInput(f"--frames {frames} is not a folder")
     options = replay.Options(
         out=out,
         strategies=parse(strategies),
-        frames=frames,
-        classes=[name.strip() for name in task_classes.split(",")] if task_classes else None,
+        **answered_frames(frames, task_classes),
         rounds=rounds,
         batch=batch,
         seeds=seeds,

@@ -73,6 +73,12 @@ def test_commands_that_need_no_model_import_none(platform: Platform) -> None:
         (["search", "wet road weather:"], 1, "query, character 18: a value is missing"),
         (["search", "--json", "-weather:", "--limit", "3"], 1, "query, character 10: a value is missing"),
         (["withdraw", "abcdef"], 1, "abcdef does not exist"),
+        (["demo", "--no-serve", "--frames", "/no/such/folder"], 1, "--frames /no/such/folder is not a folder"),
+        (
+            ["simulate", "--out", "/dev/null/out", "--frames", "/no/such/folder"],
+            1,
+            "--frames /no/such/folder is not a folder",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(platform: Platform, arguments: list[str], status: int, words: str) -> None:
