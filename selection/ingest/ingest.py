@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from infra.errors import BackendUnavailable, Denied, InvalidInput, MlplError, No
 from infra.logs import get_logger
 from infra.platform import Platform
 from selection.ingest import intake, registration, rejects
-from selection.ingest.intake import Means
+from selection.ingest.intake import Means, Recorder
 from selection.ingest.rejects import Reject
 from selection.ingest.report import IngestReport, Tally
 from selection.ingest.sources import archives, buckets, manifests, opening, videos
@@ -27,7 +28,7 @@ from selection.ingest.tracks.joining import Joiner, TrackOptions
 
 INDEXES = rejects.INDEXES
 BATCH_FILES = 256
-BATCH_BYTES = 256 * 1024 * 1024
+BATCH_BYTES = 128 * 1024 * 1024
 
 _log = get_logger(__name__)
 
@@ -48,11 +49,13 @@ class _Progress:
     tell: Callable[[int, int], None] | None
     meters: list[Meter] = field(default_factory=list)
     done: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, count: int) -> None:
-        self.done += count
-        if self.tell is not None:
-            self.tell(self.done, max(self.done, expected_items(self.meters)))
+        with self.lock:
+            self.done += count
+            if self.tell is not None:
+                self.tell(self.done, max(self.done, expected_items(self.meters)))
 
 
 def ingest(
@@ -90,21 +93,26 @@ def ingest(
     failures: list[MlplError] = []
     video = video or VideoOptions()
     joiner = Joiner(tracks or TrackOptions())
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="ingest") as pool:
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="ingest") as pool, Recorder() as recorder:
         means = Means(
             platform=platform,
             in_place=in_place,
             throttle=Throttle(max_mbps),
             pool=pool,
+            recorder=recorder,
             tally=tally,
             joiner=joiner,
+            report=telling.add,
         )
-        streams = _opened(means, opening.by_kind(sources, site=site, in_place=in_place), metadata, telling)
+        streams = _opened(
+            means, opening.by_kind(sources, site=site, in_place=in_place), metadata, is_counted=progress is not None
+        )
         telling.meters += [stream.meter for stream in streams]
         try:
             for batch in _batches(_items(means, streams, video, failures)):
                 intake.take_in(means, batch)
-                telling.add(len(batch))
+            recorder.settle()
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
@@ -115,13 +123,13 @@ def ingest(
     return report
 
 
-def _opened(means: Means, kinds: opening.Kinds, metadata: Path | None, telling: _Progress) -> list[_Stream]:
+def _opened(means: Means, kinds: opening.Kinds, metadata: Path | None, *, is_counted: bool) -> list[_Stream]:
     """All sources, in the order in which they are read; whatever does not exist on this machine is found here."""
     platform = means.platform
     streams = []
     for site, given in kinds.others.items():
         walk = Sources(given, metadata_file=metadata, excluded=_own_folders(platform))
-        size = sum(1 for _ in walk) if telling.tell is not None else 0
+        size = sum(1 for _ in walk) if is_counted else 0
         meter = Meter(unit="file", size=size)
         items = partial(_walked, walk, site=site, meter=meter, tally=means.tally)
         streams.append(_Stream(given=", ".join(given), items=items, meter=meter))
@@ -136,7 +144,7 @@ def _opened(means: Means, kinds: opening.Kinds, metadata: Path | None, telling: 
     for one in kinds.manifests:
         meter = Meter(unit="byte", size=one.path.stat().st_size)
         entries = partial(manifests.read, one.path, meter=meter)
-        listed = partial(registration.listed, means, entries, site=one.site, meter=meter, report=telling.add)
+        listed = partial(registration.listed, means, entries, site=one.site, meter=meter)
         streams.append(_Stream(given=one.given, items=partial(_at_site, listed, one.site), meter=meter))
     return streams
 
@@ -149,7 +157,7 @@ def _walked(walk: Sources, *, site: str | None, meter: Meter, tally: Tally) -> I
     for item in opening.at_site(walk, site):
         meter.position += 1
         yield item
-    tally.ignored += walk.ignored
+    tally.count(ignored=walk.ignored)
 
 
 def _items(
@@ -191,7 +199,7 @@ def _own_folders(platform: Platform) -> list[Path]:
 
 
 def _batches(items: Iterable[SourceFile | Reject]) -> Iterator[list[SourceFile | Reject]]:
-    """Cuts by number and by bytes: a batch is in memory at once."""
+    """Cuts by number and by bytes: two batches are in memory at once."""
     batch: list[SourceFile | Reject] = []
     size = 0
     for item in items:

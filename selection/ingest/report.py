@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -79,7 +80,7 @@ class IngestReport:
 
 @dataclass(kw_only=True)
 class Tally:
-    """The counts of an ingest under way."""
+    """The counts of an ingest under way. Safe to share between threads."""
 
     added: int = 0
     already_present: int = 0
@@ -91,14 +92,35 @@ class Tally:
     examples: dict[Kind, list[Reject]] = field(default_factory=lambda: {"missing": [], "broken": []})
     rejected: list[Reject] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def count(
+        self,
+        *,
+        added: int = 0,
+        already_present: int = 0,
+        sightings_added: int = 0,
+        metadata_kept: int = 0,
+        repaired: int = 0,
+        ignored: int = 0,
+    ) -> None:
+        """Adds to what was counted so far."""
+        with self._lock:
+            self.added += added
+            self.already_present += already_present
+            self.sightings_added += sightings_added
+            self.metadata_kept += metadata_kept
+            self.repaired += repaired
+            self.ignored += ignored
 
     def reject(self, rejects: Sequence[Reject]) -> None:
         """Counts what could not be used."""
-        for one in rejects:
-            self.counts[one.kind] += 1
-            if len(self.examples[one.kind]) < EXAMPLES:
-                self.examples[one.kind].append(one)
-        self.rejected += rejects[: max(0, REPORTED_REJECTS - len(self.rejected))]
+        with self._lock:
+            for one in rejects:
+                self.counts[one.kind] += 1
+                if len(self.examples[one.kind]) < EXAMPLES:
+                    self.examples[one.kind].append(one)
+            self.rejected += rejects[: max(0, REPORTED_REJECTS - len(self.rejected))]
 
     def report(self, *, seconds: float, tracks: TrackOutcome | None) -> IngestReport:
         """What there is to tell."""
