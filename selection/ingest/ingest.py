@@ -21,6 +21,7 @@ from selection.ingest.report import IngestReport, Tally
 from selection.ingest.sources import archives, buckets, manifests, opening, videos
 from selection.ingest.sources.files import SourceFile
 from selection.ingest.sources.folders import Sources
+from selection.ingest.sources.interleaving import interleaved
 from selection.ingest.sources.meter import Meter, expected_items
 from selection.ingest.sources.videos import VideoOptions
 from selection.ingest.throttle import Throttle
@@ -76,10 +77,11 @@ def ingest(
         platform: Where the fleet lives.
         sources: Folders, globs and single images, see `sources.folders`, S3 prefixes, tar files, videos, and manifests, see
             `sources.manifests`. With `NAME=` in front, the images of the site NAME.
+            Sources of different kinds and sites are read at once.
         in_place: Leave the originals where they are. Manifest lines that carry their digest are registered without reading a byte.
         site: Where the images come from, for those whose source or metadata does not say.
         metadata: A metadata list to use instead of those beside the images.
-        max_mbps: Read at most so many megabits a second.
+        max_mbps: Read at most so many megabits a second, from all sources together.
         video: How frames are taken from videos.
         tracks: Where the vehicles were.
         progress: Called with (files done, files expected in all).
@@ -110,7 +112,8 @@ def ingest(
         )
         telling.meters += [stream.meter for stream in streams]
         try:
-            for batch in _batches(_items(means, streams, video, failures)):
+            items = [_items(means, one, video, failures, is_only=len(streams) == 1) for one in streams]
+            for batch in _batches(interleaved(items)):
                 intake.take_in(means, batch)
             recorder.settle()
         except BaseException:
@@ -124,7 +127,7 @@ def ingest(
 
 
 def _opened(means: Means, kinds: opening.Kinds, metadata: Path | None, *, is_counted: bool) -> list[_Stream]:
-    """All sources, in the order in which they are read; whatever does not exist on this machine is found here."""
+    """All sources; whatever does not exist on this machine is found here."""
     platform = means.platform
     streams = []
     for site, given in kinds.others.items():
@@ -161,21 +164,20 @@ def _walked(walk: Sources, *, site: str | None, meter: Meter, tally: Tally) -> I
 
 
 def _items(
-    means: Means, streams: Sequence[_Stream], video: VideoOptions, failures: list[MlplError]
+    means: Means, stream: _Stream, video: VideoOptions, failures: list[MlplError], *, is_only: bool
 ) -> Iterator[SourceFile | Reject]:
-    """Everything from all sources, with the frames of a video in its place. A source that fails does not end what it gave before, nor the others."""
-    for stream in streams:
-        try:
-            for item in stream.items():
-                for one in _expanded(means, item, video, meter=stream.meter):
-                    stream.meter.items += 1
-                    yield one
-        except (NotFound, Denied, BackendUnavailable, InvalidInput) as exc:
-            failures.append(exc)
-            if len(streams) > 1:
-                means.tally.failed.append(stream.given)
-                yield rejects.refused(stream.given, exc)
-        stream.meter.finished = True
+    """Everything from a source, with the frames of a video in its place. A source that fails does not end what it gave before, nor the others."""
+    try:
+        for item in stream.items():
+            for one in _expanded(means, item, video, meter=stream.meter):
+                stream.meter.items += 1
+                yield one
+    except (NotFound, Denied, BackendUnavailable, InvalidInput) as exc:
+        failures.append(exc)
+        if not is_only:
+            means.tally.failed.append(stream.given)
+            yield rejects.refused(stream.given, exc)
+    stream.meter.finished = True
 
 
 def _expanded(

@@ -8,6 +8,7 @@ frame ids and object keys come from the content. While the database takes one ba
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -43,6 +44,7 @@ class Recorder:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="record")
         self._ids: frozenset[FrameId] = frozenset()
         self._under_way: Future[None] | None = None
+        self.rows = threading.Lock()  # Two transactions that hand out rows at once make one of them start again.
 
     def __enter__(self) -> Self:
         return self
@@ -110,6 +112,7 @@ class _Ready:
         found: Every file whose image can be used, without its bytes.
         present: What the records of those that are in the fleet already say.
         bad: What cannot be used.
+        others: What evidently is no image and need not be one.
         repaired: How many files were put back.
         now: When they were read, UTC.
     """
@@ -118,6 +121,7 @@ class _Ready:
     found: Sequence[tuple[FrameId, SourceFile]]
     present: Mapping[FrameId, Mapping[str, Any]]
     bad: Sequence[Reject]
+    others: Sequence[SourceFile]
     repaired: int
     now: datetime
 
@@ -128,7 +132,10 @@ def take_in(means: Means, batch: Sequence[SourceFile | Reject]) -> None:
     files = [item for item in batch if isinstance(item, SourceFile)]
     bad = [item for item in batch if isinstance(item, Reject)]
 
-    read = _split(means.pool.map(lambda file: _read(means.platform, file, throttle=means.throttle), files), bad)
+    looked_at = list(means.pool.map(lambda file: _read(means.platform, file, throttle=means.throttle), files))
+    others = [file for file, result in zip(files, looked_at, strict=True) if result is None]
+    read = _split((result for result in looked_at if result is not None), bad)
+    del looked_at
     means.recorder.settle(one.frame_id for one in read)  # The same image again, a batch later, is known by then.
     present = retrying(lambda: frames.known(means.platform.database, [one.frame_id for one in read]))
     repaired = _repair(means.platform, {one.frame_id: one for one in read if one.frame_id in present}, pool=means.pool)
@@ -144,6 +151,7 @@ def take_in(means: Means, batch: Sequence[SourceFile | Reject]) -> None:
         found=[(one.frame_id, replace(one.file, data=None)) for one in accepted],
         present=present,
         bad=bad,
+        others=others,
         repaired=repaired,
         now=now,
     )
@@ -153,12 +161,14 @@ def take_in(means: Means, batch: Sequence[SourceFile | Reject]) -> None:
 def _record(means: Means, ready: _Ready) -> None:
     """Gives new frames their rows, and writes down where all of them were found and what could not be used."""
     db, present, now = means.platform.database, ready.present, ready.now
-    added = frames.register(db, ready.facts)
+    with means.recorder.rows:
+        added = frames.register(db, ready.facts)
     sightings = [Sighting(frame_id=key, site=file.said.site, uri=file.uri, seen_at=now) for key, file in ready.found]
     sightings_added = retrying(lambda: frames.add_sightings(db, sightings))
     again = {key: file for key, file in ready.found if key in present}
     means.joiner.update(db, {key: file.track for key, file in again.items()}, known=present, now=now)
     resolved = [name for _, file in ready.found for name in _names(file)]
+    resolved += [file.shown for file in ready.others]
     rejects.keep_rejects(db, ready.bad, resolved=resolved, now=now)
     means.tally.reject(ready.bad)
     means.tally.count(
@@ -167,8 +177,9 @@ def _record(means: Means, ready: _Ready) -> None:
         sightings_added=sightings_added,
         metadata_kept=sum(key in present and _differs(file.said, present[key]) for key, file in ready.found),
         repaired=ready.repaired,
+        other_files=len(ready.others),
     )
-    means.report(len(ready.found) + len(ready.bad))
+    means.report(len(ready.found) + len(ready.bad) + len(ready.others))
 
 
 def _accepted(
@@ -201,8 +212,11 @@ def _split(results: Iterable[T | Reject], rejects: list[Reject]) -> list[T]:
     return good
 
 
-def _read(platform: Platform, file: SourceFile, *, throttle: Throttle) -> _Read | Reject:
+def _read(platform: Platform, file: SourceFile, *, throttle: Throttle) -> _Read | Reject | None:
+    """None for what evidently is no image and was not named as one."""
     if file.size_bytes > LARGEST_FILE_BYTES:
+        if file.is_other:
+            return None
         return Reject(source=file.shown, reason=f"the file is larger than {LARGEST_FILE_BYTES >> 20} MiB")
     try:
         data = file.data if file.data is not None else _bytes_of(platform, file, throttle=throttle)
@@ -212,6 +226,8 @@ def _read(platform: Platform, file: SourceFile, *, throttle: Throttle) -> _Read 
         return Reject(source=file.shown, reason=f"cannot be read: {exc.strerror}")
     except (NotFound, Denied) as exc:
         return rejects.refused(file.shown, exc)
+    if file.is_other and not images.has_header(data):
+        return None
     if not data:
         return Reject(source=file.shown, reason="the file is empty")
     digest = hashlib.sha256(data).hexdigest()

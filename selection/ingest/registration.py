@@ -53,7 +53,13 @@ def listed(
 
         def send() -> Future[Registered]:
             now = frames.to_the_millisecond(datetime.now(UTC))
-            return writer.submit(register, means.platform, list(waiting), site=site, now=now, joiner=means.joiner)
+            batch = list(waiting)
+
+            def write() -> Registered:
+                with means.recorder.rows:
+                    return register(means.platform, batch, site=site, now=now, joiner=means.joiner)
+
+            return writer.submit(write)
 
         def wait() -> None:
             if writing is not None:

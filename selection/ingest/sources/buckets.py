@@ -45,7 +45,7 @@ def read(lake: Lake, prefix: str, *, meter: Meter, tally: Tally) -> Iterator[Sou
         if name.rpartition("/")[2].startswith(".") or uri == home + METADATA_NAME:
             continue
         if said is None:
-            yield SourceFile(path=uri, name=name, size_bytes=size_bytes, said=FrameMetadata())
+            yield SourceFile(path=uri, name=name, size_bytes=size_bytes, said=FrameMetadata(), met=True)
         elif name in said:
             yield SourceFile(path=uri, name=name, size_bytes=size_bytes, said=said.pop(name))
         else:
