@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +15,13 @@ from infra.errors import BackendUnavailable, Denied, InvalidInput, MlplError, No
 from infra.logs import get_logger
 from infra.platform import Platform
 from selection.ingest import intake, registration, rejects
-from selection.ingest.intake import Means
+from selection.ingest.intake import Means, Recorder
 from selection.ingest.rejects import Reject
 from selection.ingest.report import IngestReport, Tally
 from selection.ingest.sources import archives, buckets, manifests, opening, videos
 from selection.ingest.sources.files import SourceFile
 from selection.ingest.sources.folders import Sources
+from selection.ingest.sources.interleaving import interleaved
 from selection.ingest.sources.meter import Meter, expected_items
 from selection.ingest.sources.videos import VideoOptions
 from selection.ingest.throttle import Throttle
@@ -27,7 +29,7 @@ from selection.ingest.tracks.joining import Joiner, TrackOptions
 
 INDEXES = rejects.INDEXES
 BATCH_FILES = 256
-BATCH_BYTES = 256 * 1024 * 1024
+BATCH_BYTES = 128 * 1024 * 1024
 
 _log = get_logger(__name__)
 
@@ -48,11 +50,13 @@ class _Progress:
     tell: Callable[[int, int], None] | None
     meters: list[Meter] = field(default_factory=list)
     done: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, count: int) -> None:
-        self.done += count
-        if self.tell is not None:
-            self.tell(self.done, max(self.done, expected_items(self.meters)))
+        with self.lock:
+            self.done += count
+            if self.tell is not None:
+                self.tell(self.done, max(self.done, expected_items(self.meters)))
 
 
 def ingest(
@@ -73,10 +77,11 @@ def ingest(
         platform: Where the fleet lives.
         sources: Folders, globs and single images, see `sources.folders`, S3 prefixes, tar files, videos, and manifests, see
             `sources.manifests`. With `NAME=` in front, the images of the site NAME.
+            Sources of different kinds and sites are read at once.
         in_place: Leave the originals where they are. Manifest lines that carry their digest are registered without reading a byte.
         site: Where the images come from, for those whose source or metadata does not say.
         metadata: A metadata list to use instead of those beside the images.
-        max_mbps: Read at most so many megabits a second.
+        max_mbps: Read at most so many megabits a second, from all sources together.
         video: How frames are taken from videos.
         tracks: Where the vehicles were.
         progress: Called with (files done, files expected in all).
@@ -90,21 +95,27 @@ def ingest(
     failures: list[MlplError] = []
     video = video or VideoOptions()
     joiner = Joiner(tracks or TrackOptions())
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="ingest") as pool:
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="ingest") as pool, Recorder() as recorder:
         means = Means(
             platform=platform,
             in_place=in_place,
             throttle=Throttle(max_mbps),
             pool=pool,
+            recorder=recorder,
             tally=tally,
             joiner=joiner,
+            report=telling.add,
         )
-        streams = _opened(means, opening.by_kind(sources, site=site, in_place=in_place), metadata, telling)
+        streams = _opened(
+            means, opening.by_kind(sources, site=site, in_place=in_place), metadata, is_counted=progress is not None
+        )
         telling.meters += [stream.meter for stream in streams]
         try:
-            for batch in _batches(_items(means, streams, video, failures)):
+            items = [_items(means, one, video, failures, is_only=len(streams) == 1) for one in streams]
+            for batch in _batches(interleaved(items)):
                 intake.take_in(means, batch)
-                telling.add(len(batch))
+            recorder.settle()
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
@@ -115,13 +126,13 @@ def ingest(
     return report
 
 
-def _opened(means: Means, kinds: opening.Kinds, metadata: Path | None, telling: _Progress) -> list[_Stream]:
-    """All sources, in the order in which they are read; whatever does not exist on this machine is found here."""
+def _opened(means: Means, kinds: opening.Kinds, metadata: Path | None, *, is_counted: bool) -> list[_Stream]:
+    """All sources; whatever does not exist on this machine is found here."""
     platform = means.platform
     streams = []
     for site, given in kinds.others.items():
         walk = Sources(given, metadata_file=metadata, excluded=_own_folders(platform))
-        size = sum(1 for _ in walk) if telling.tell is not None else 0
+        size = sum(1 for _ in walk) if is_counted else 0
         meter = Meter(unit="file", size=size)
         items = partial(_walked, walk, site=site, meter=meter, tally=means.tally)
         streams.append(_Stream(given=", ".join(given), items=items, meter=meter))
@@ -136,7 +147,7 @@ def _opened(means: Means, kinds: opening.Kinds, metadata: Path | None, telling: 
     for one in kinds.manifests:
         meter = Meter(unit="byte", size=one.path.stat().st_size)
         entries = partial(manifests.read, one.path, meter=meter)
-        listed = partial(registration.listed, means, entries, site=one.site, meter=meter, report=telling.add)
+        listed = partial(registration.listed, means, entries, site=one.site, meter=meter)
         streams.append(_Stream(given=one.given, items=partial(_at_site, listed, one.site), meter=meter))
     return streams
 
@@ -149,25 +160,24 @@ def _walked(walk: Sources, *, site: str | None, meter: Meter, tally: Tally) -> I
     for item in opening.at_site(walk, site):
         meter.position += 1
         yield item
-    tally.ignored += walk.ignored
+    tally.count(ignored=walk.ignored)
 
 
 def _items(
-    means: Means, streams: Sequence[_Stream], video: VideoOptions, failures: list[MlplError]
+    means: Means, stream: _Stream, video: VideoOptions, failures: list[MlplError], *, is_only: bool
 ) -> Iterator[SourceFile | Reject]:
-    """Everything from all sources, with the frames of a video in its place. A source that fails does not end what it gave before, nor the others."""
-    for stream in streams:
-        try:
-            for item in stream.items():
-                for one in _expanded(means, item, video, meter=stream.meter):
-                    stream.meter.items += 1
-                    yield one
-        except (NotFound, Denied, BackendUnavailable, InvalidInput) as exc:
-            failures.append(exc)
-            if len(streams) > 1:
-                means.tally.failed.append(stream.given)
-                yield rejects.refused(stream.given, exc)
-        stream.meter.finished = True
+    """Everything from a source, with the frames of a video in its place. A source that fails does not end what it gave before, nor the others."""
+    try:
+        for item in stream.items():
+            for one in _expanded(means, item, video, meter=stream.meter):
+                stream.meter.items += 1
+                yield one
+    except (NotFound, Denied, BackendUnavailable, InvalidInput) as exc:
+        failures.append(exc)
+        if not is_only:
+            means.tally.failed.append(stream.given)
+            yield rejects.refused(stream.given, exc)
+    stream.meter.finished = True
 
 
 def _expanded(
@@ -191,7 +201,7 @@ def _own_folders(platform: Platform) -> list[Path]:
 
 
 def _batches(items: Iterable[SourceFile | Reject]) -> Iterator[list[SourceFile | Reject]]:
-    """Cuts by number and by bytes: a batch is in memory at once."""
+    """Cuts by number and by bytes: two batches are in memory at once."""
     batch: list[SourceFile | Reject] = []
     size = 0
     for item in items:

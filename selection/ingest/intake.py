@@ -2,18 +2,20 @@
 
 It goes through in this order: read and hash; ask which are new; decode those once and put original and preview into the object store; then
 one transaction gives the new frames their rows. Killed anywhere, the next run finds the rest still to be done and adds nothing twice, since
-frame ids and object keys come from the content.
+frame ids and object keys come from the content. While the database takes one batch, the next is read and decoded: neither waits for the other.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from infra.database import retrying
 from infra.errors import Denied, InvalidInput, NotFound
@@ -34,21 +36,58 @@ LARGEST_FILE_BYTES = 256 * 1024 * 1024
 T = TypeVar("T")
 
 
+class Recorder:
+    """One thread that records one batch after the other, in their order; a batch is handed over when the one before is recorded."""
+
+    def __init__(self) -> None:
+        """Nothing is under way yet."""
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="record")
+        self._ids: frozenset[FrameId] = frozenset()
+        self._under_way: Future[None] | None = None
+        self.rows = threading.Lock()  # Two transactions that hand out rows at once make one of them start again.
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(wait=True)
+
+    def settle(self, ids: Iterable[FrameId] | None = None) -> None:
+        """Waits for the batch under way, if it holds one of `ids`; without `ids` in any case.
+
+        Raises:
+            MlplError: Why it could not be recorded.
+        """
+        if self._under_way is not None and (ids is None or not self._ids.isdisjoint(ids)):
+            under_way, self._under_way = self._under_way, None
+            under_way.result()
+
+    def hand_over(self, work: Callable[[], None], *, ids: Iterable[FrameId]) -> None:
+        """Has these frames recorded; errors as `settle`, of the batch before."""
+        self.settle()
+        self._ids = frozenset(ids)
+        self._under_way = self._thread.submit(work)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Means:
     """What a batch is taken in with.
 
     Attributes:
         in_place: Leave the originals where they are.
-        pool: Reads, decodes and writes.
+        pool: Reads, decodes and writes files.
+        recorder: Writes records.
+        report: Called with the number of items that are done.
     """
 
     platform: Platform
     in_place: bool
     throttle: Throttle
     pool: ThreadPoolExecutor
+    recorder: Recorder
     tally: Tally
     joiner: Joiner
+    report: Callable[[int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,35 +103,83 @@ class _Read:
         return frames.id_of(self.digest)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Ready:
+    """A batch whose files are where they belong, and whose records are still to be written.
+
+    Attributes:
+        facts: Of the frames that seem to be new.
+        found: Every file whose image can be used, without its bytes.
+        present: What the records of those that are in the fleet already say.
+        bad: What cannot be used.
+        others: What evidently is no image and need not be one.
+        repaired: How many files were put back.
+        now: When they were read, UTC.
+    """
+
+    facts: Sequence[FrameFacts]
+    found: Sequence[tuple[FrameId, SourceFile]]
+    present: Mapping[FrameId, Mapping[str, Any]]
+    bad: Sequence[Reject]
+    others: Sequence[SourceFile]
+    repaired: int
+    now: datetime
+
+
 def take_in(means: Means, batch: Sequence[SourceFile | Reject]) -> None:
-    """Makes frames of files, and keeps what is wrong with the others."""
-    platform, pool, tally = means.platform, means.pool, means.tally
-    db, now = platform.database, frames.to_the_millisecond(datetime.now(UTC))
+    """Makes frames of files, and keeps what is wrong with the others. Their records are written while the next batch is read."""
+    now = frames.to_the_millisecond(datetime.now(UTC))
     files = [item for item in batch if isinstance(item, SourceFile)]
     bad = [item for item in batch if isinstance(item, Reject)]
 
-    read = _split(pool.map(lambda file: _read(platform, file, throttle=means.throttle), files), bad)
-    present = retrying(lambda: frames.known(db, [one.frame_id for one in read]))
-    tally.repaired += _repair(platform, {one.frame_id: one for one in read if one.frame_id in present}, pool=pool)
+    looked_at = list(means.pool.map(lambda file: _read(means.platform, file, throttle=means.throttle), files))
+    others = [file for file, result in zip(files, looked_at, strict=True) if result is None]
+    read = _split((result for result in looked_at if result is not None), bad)
+    del looked_at
+    means.recorder.settle(one.frame_id for one in read)  # The same image again, a batch later, is known by then.
+    present = retrying(lambda: frames.known(means.platform.database, [one.frame_id for one in read]))
+    repaired = _repair(means.platform, {one.frame_id: one for one in read if one.frame_id in present}, pool=means.pool)
     unseen: dict[FrameId, _Read] = {}
     for one in read:
         if one.frame_id not in present:
             unseen.setdefault(one.frame_id, one)
-    stored = _split(pool.map(lambda one: _store(platform, one, now=now, in_place=means.in_place), unseen.values()), bad)
-    stored = [means.joiner.fill(facts, beside=unseen[facts.frame_id].file.track) for facts in stored]
-    added = frames.register(db, stored)
+    store = partial(_store, means.platform, now=now, in_place=means.in_place)
+    stored = _split(means.pool.map(store, unseen.values()), bad)
     accepted = _accepted(read, unseen, stored={facts.frame_id for facts in stored}, bad=bad)
-    sightings = [
-        Sighting(frame_id=one.frame_id, site=one.file.said.site, uri=one.file.uri, seen_at=now) for one in accepted
-    ]
-    tally.sightings_added += retrying(lambda: frames.add_sightings(db, sightings))
-    again = [one for one in accepted if one.frame_id in present]
-    means.joiner.update(db, {one.frame_id: one.file.track for one in again}, known=present, now=now)
-    tally.added += len(added)
-    tally.already_present += len(accepted) - len(added)
-    tally.metadata_kept += sum(1 for one in again if _differs(one.file.said, present[one.frame_id]))
-    tally.reject(bad)
-    rejects.keep_rejects(db, bad, resolved=[name for one in accepted for name in _names(one.file)], now=now)
+    ready = _Ready(
+        facts=[means.joiner.fill(facts, beside=unseen[facts.frame_id].file.track) for facts in stored],
+        found=[(one.frame_id, replace(one.file, data=None)) for one in accepted],
+        present=present,
+        bad=bad,
+        others=others,
+        repaired=repaired,
+        now=now,
+    )
+    means.recorder.hand_over(partial(_record, means, ready), ids=[one.frame_id for one in accepted])
+
+
+def _record(means: Means, ready: _Ready) -> None:
+    """Gives new frames their rows, and writes down where all of them were found and what could not be used."""
+    db, present, now = means.platform.database, ready.present, ready.now
+    with means.recorder.rows:
+        added = frames.register(db, ready.facts)
+    sightings = [Sighting(frame_id=key, site=file.said.site, uri=file.uri, seen_at=now) for key, file in ready.found]
+    sightings_added = retrying(lambda: frames.add_sightings(db, sightings))
+    again = {key: file for key, file in ready.found if key in present}
+    means.joiner.update(db, {key: file.track for key, file in again.items()}, known=present, now=now)
+    resolved = [name for _, file in ready.found for name in _names(file)]
+    resolved += [file.shown for file in ready.others]
+    rejects.keep_rejects(db, ready.bad, resolved=resolved, now=now)
+    means.tally.reject(ready.bad)
+    means.tally.count(
+        added=len(added),
+        already_present=len(ready.found) - len(added),
+        sightings_added=sightings_added,
+        metadata_kept=sum(key in present and _differs(file.said, present[key]) for key, file in ready.found),
+        repaired=ready.repaired,
+        other_files=len(ready.others),
+    )
+    means.report(len(ready.found) + len(ready.bad) + len(ready.others))
 
 
 def _accepted(
@@ -125,8 +212,11 @@ def _split(results: Iterable[T | Reject], rejects: list[Reject]) -> list[T]:
     return good
 
 
-def _read(platform: Platform, file: SourceFile, *, throttle: Throttle) -> _Read | Reject:
+def _read(platform: Platform, file: SourceFile, *, throttle: Throttle) -> _Read | Reject | None:
+    """None for what evidently is no image and was not named as one."""
     if file.size_bytes > LARGEST_FILE_BYTES:
+        if file.is_other:
+            return None
         return Reject(source=file.shown, reason=f"the file is larger than {LARGEST_FILE_BYTES >> 20} MiB")
     try:
         data = file.data if file.data is not None else _bytes_of(platform, file, throttle=throttle)
@@ -136,6 +226,8 @@ def _read(platform: Platform, file: SourceFile, *, throttle: Throttle) -> _Read 
         return Reject(source=file.shown, reason=f"cannot be read: {exc.strerror}")
     except (NotFound, Denied) as exc:
         return rejects.refused(file.shown, exc)
+    if file.is_other and not images.has_header(data):
+        return None
     if not data:
         return Reject(source=file.shown, reason="the file is empty")
     digest = hashlib.sha256(data).hexdigest()

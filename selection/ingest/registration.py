@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from infra.database import retrying
@@ -44,13 +44,8 @@ def listed(
     *,
     site: str | None,
     meter: Meter,
-    report: Callable[[int], None],
 ) -> Iterator[SourceFile | Reject]:
-    """Registers the entries of a manifest that need not be read, and yields the others as files.
-
-    Args:
-        report: Called with the number of entries of each batch registered.
-    """
+    """Registers the entries of a manifest that need not be read, and yields the others as files."""
     waiting: list[ManifestEntry] = []
     # One batch is parsed while the database takes the one before; one writer keeps rows in the manifest's order.
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="register") as writer:
@@ -58,15 +53,19 @@ def listed(
 
         def send() -> Future[Registered]:
             now = frames.to_the_millisecond(datetime.now(UTC))
-            return writer.submit(register, means.platform, list(waiting), site=site, now=now, joiner=means.joiner)
+            batch = list(waiting)
+
+            def write() -> Registered:
+                with means.recorder.rows:
+                    return register(means.platform, batch, site=site, now=now, joiner=means.joiner)
+
+            return writer.submit(write)
 
         def wait() -> None:
             if writing is not None:
                 done = writing.result()
-                means.tally.added += done.added
-                means.tally.already_present += done.already_present
-                means.tally.sightings_added += done.sightings_added
-                report(done.added + done.already_present)
+                means.tally.count(**asdict(done))
+                means.report(done.added + done.already_present)
 
         def finish() -> None:
             nonlocal writing

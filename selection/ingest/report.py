@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -27,6 +28,7 @@ class IngestReport:
         metadata_kept: Of the files already present, those that said something else this time; what was said first stays.
         repaired: Frames whose file in the object store was lost or cut short and was put back.
         ignored: Files beside listed images that their `metadata.jsonl` does not list.
+        other_files: Files met in folders, archives and buckets that are no images by their name and content.
         rejected_count: Missing and broken together.
         rejected: The first thousand of them.
         failed: Sources that could not be read to their end, while others could.
@@ -43,6 +45,7 @@ class IngestReport:
     metadata_kept: int
     repaired: int
     ignored: int
+    other_files: int
     rejected_count: int
     rejected: tuple[Reject, ...]
     failed: tuple[str, ...]
@@ -79,7 +82,7 @@ class IngestReport:
 
 @dataclass(kw_only=True)
 class Tally:
-    """The counts of an ingest under way."""
+    """The counts of an ingest under way. Safe to share between threads."""
 
     added: int = 0
     already_present: int = 0
@@ -87,18 +90,42 @@ class Tally:
     metadata_kept: int = 0
     repaired: int = 0
     ignored: int = 0
+    other_files: int = 0
     counts: dict[Kind, int] = field(default_factory=lambda: {"missing": 0, "broken": 0})
     examples: dict[Kind, list[Reject]] = field(default_factory=lambda: {"missing": [], "broken": []})
     rejected: list[Reject] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def count(
+        self,
+        *,
+        added: int = 0,
+        already_present: int = 0,
+        sightings_added: int = 0,
+        metadata_kept: int = 0,
+        repaired: int = 0,
+        ignored: int = 0,
+        other_files: int = 0,
+    ) -> None:
+        """Adds to what was counted so far."""
+        with self._lock:
+            self.added += added
+            self.already_present += already_present
+            self.sightings_added += sightings_added
+            self.metadata_kept += metadata_kept
+            self.repaired += repaired
+            self.ignored += ignored
+            self.other_files += other_files
 
     def reject(self, rejects: Sequence[Reject]) -> None:
         """Counts what could not be used."""
-        for one in rejects:
-            self.counts[one.kind] += 1
-            if len(self.examples[one.kind]) < EXAMPLES:
-                self.examples[one.kind].append(one)
-        self.rejected += rejects[: max(0, REPORTED_REJECTS - len(self.rejected))]
+        with self._lock:
+            for one in rejects:
+                self.counts[one.kind] += 1
+                if len(self.examples[one.kind]) < EXAMPLES:
+                    self.examples[one.kind].append(one)
+            self.rejected += rejects[: max(0, REPORTED_REJECTS - len(self.rejected))]
 
     def report(self, *, seconds: float, tracks: TrackOutcome | None) -> IngestReport:
         """What there is to tell."""
@@ -112,6 +139,7 @@ class Tally:
             metadata_kept=self.metadata_kept,
             repaired=self.repaired,
             ignored=self.ignored,
+            other_files=self.other_files,
             rejected_count=sum(self.counts.values()),
             rejected=tuple(self.rejected),
             failed=tuple(self.failed),

@@ -138,6 +138,15 @@ def open_image(data: bytes, *, max_pixels: int, short_side: int | None = PREVIEW
     )
 
 
+def has_header(data: bytes) -> bool:
+    """Whether the bytes begin as an image of one of `EXTENSIONS` does; the rest of it may be damaged."""
+    try:
+        Image.open(io.BytesIO(data), formats=_DECODERS).close()
+    except Exception:
+        return False  # Whatever a decoder raises on foreign bytes, see `open_image`.
+    return True
+
+
 def preview(pixels: Image.Image) -> bytes:
     """A JPEG whose short side is 336 pixels; a smaller image keeps its size.
 

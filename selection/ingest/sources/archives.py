@@ -63,6 +63,7 @@ def read(
                         said=said.get(name, FrameMetadata()),
                         data=_bytes(tar, member),
                         container=metadata.valid_text(str(archive)),
+                        met=name not in said,
                     )
     except (tarfile.TarError, EOFError, OSError) as exc:
         yield Reject(source=metadata.valid_text(str(archive)), reason=f"the archive is damaged or cut short: {exc}")

@@ -45,11 +45,11 @@ def read(lake: Lake, prefix: str, *, meter: Meter, tally: Tally) -> Iterator[Sou
         if name.rpartition("/")[2].startswith(".") or uri == home + METADATA_NAME:
             continue
         if said is None:
-            yield SourceFile(path=uri, name=name, size_bytes=size_bytes, said=FrameMetadata())
+            yield SourceFile(path=uri, name=name, size_bytes=size_bytes, said=FrameMetadata(), met=True)
         elif name in said:
             yield SourceFile(path=uri, name=name, size_bytes=size_bytes, said=said.pop(name))
         else:
-            tally.ignored += 1
+            tally.count(ignored=1)
     for name in said or ():
         yield Reject(source=home + name, reason=f"is not there, but {home}{METADATA_NAME} lists it", kind="missing")
 

@@ -8,6 +8,27 @@ from pathlib import Path
 from selection.fleet import metadata
 from selection.fleet.metadata import FrameMetadata
 
+OTHER_SUFFIXES = (
+    *(
+        ".csv",
+        ".tsv",
+        ".json",
+        ".jsonl",
+        ".parquet",
+        ".txt",
+        ".md",
+        ".xml",
+        ".yaml",
+        ".yml",
+        ".toml",
+        ".html",
+        ".pdf",
+        ".log",
+    ),
+    *(".db", ".ini", ".ds_store", ".npy", ".npz", ".pcd", ".bin", ".zip", ".gz", ".sha256", ".md5"),
+)
+"""What lies beside images and is none: lists, notes, `Thumbs.db`, `desktop.ini`, point clouds."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
@@ -21,6 +42,7 @@ class SourceFile:
         data: The bytes, of a file that cannot be read again from its path; whoever made them has seen to the throttle.
         container: The archive or video it is in, as it is shown.
         track: The track that lies beside it, if any: see `selection.ingest.tracks`.
+        met: Whether it was merely met in a folder, archive or bucket; neither a person nor a list named it.
     """
 
     path: str
@@ -31,6 +53,12 @@ class SourceFile:
     data: bytes | None = field(default=None, repr=False)
     container: str | None = None
     track: str | None = None
+    met: bool = False
+
+    @property
+    def is_other(self) -> bool:
+        """Whether its name says that it is no image and nobody said that it is one."""
+        return self.met and self.name.lower().endswith(OTHER_SUFFIXES)
 
     @property
     def uri(self) -> str:

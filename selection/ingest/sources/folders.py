@@ -1,8 +1,9 @@
 """What the user pointed at, as a stream of files with what is said about each.
 
 A folder that has a `metadata.jsonl` is a dataset: the files it lists are its frames, and everything else in it (masks, notes) is ignored.
-A folder without one gives every file in it. A `track.csv` or `track.parquet` is the track of the files in its folder and of those that the
-list beside it names. Nothing is opened here but metadata, and nothing is held but one folder's names.
+A folder without one gives every file in it. Links are followed wherever they lead, each folder once, but not to a folder that holds the given
+one. A `track.csv` or `track.parquet` is the track of the files in its folder and of those that the list beside it names. Nothing is opened here
+but metadata, and nothing is held but one folder's names.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class Sources:
                 governed.setdefault(governing, {})[path] = named
             else:
                 track = _track_in(os.path.dirname(path))
-                yield _checked(path, name=os.path.basename(path), said=FrameMetadata(), track=track)
+                yield _checked(path, name=os.path.basename(path), said=FrameMetadata(), track=track, met=not named)
         for governing, files in governed.items():
             yield from self._dataset(governing, folders=[], files=files)
 
@@ -171,7 +172,8 @@ class Sources:
                 for name in names:
                     path = os.path.join(folder, name)
                     if path != track:
-                        yield _checked(path, name=os.path.relpath(path, root), said=FrameMetadata(), track=track)
+                        shown = os.path.relpath(path, root)
+                        yield _checked(path, name=shown, said=FrameMetadata(), track=track, met=True)
 
 
 def _metadata_for_folder(folder: str) -> str | None:
@@ -200,7 +202,9 @@ def _track_in(folder: str) -> str | None:
     return next((path for path in found if os.path.isfile(path)), None)
 
 
-def _checked(path: str, *, name: str, said: FrameMetadata, track: str | None = None) -> SourceFile | Reject:
+def _checked(
+    path: str, *, name: str, said: FrameMetadata, track: str | None = None, met: bool = False
+) -> SourceFile | Reject:
     shown = metadata.valid_text(path)
     try:
         found = os.stat(path)
@@ -212,14 +216,21 @@ def _checked(path: str, *, name: str, said: FrameMetadata, track: str | None = N
         return Reject(source=shown, reason=f"cannot be read: {exc.strerror}")
     if not stat.S_ISREG(found.st_mode):
         return Reject(source=shown, reason="not a file")  # Opening a pipe or a device could wait for ever.
-    return SourceFile(path=path, name=metadata.valid_text(name), size_bytes=found.st_size, said=said, track=track)
+    name = metadata.valid_text(name)
+    return SourceFile(path=path, name=name, size_bytes=found.st_size, said=said, track=track, met=met)
 
 
-def _walk(root: str, excluded: frozenset[str]) -> Iterator[tuple[str, list[str], str | None]]:
+def _walk(
+    root: str, excluded: frozenset[str], *, into_datasets: bool = False
+) -> Iterator[tuple[str, list[str], str | None]]:
     """Folders below `root` with their file names, or with what keeps them from being read.
 
-    Hidden names and `excluded` folders are left out. Links to folders are followed, each folder once, so that loops end. A folder that has a
-    metadata list is not descended into: the list speaks for all below.
+    Hidden names and `excluded` folders are left out. Links to folders are followed wherever they lead, each folder once, so that loops end; but
+    not to a folder that holds `root`: it would bring in what was not given. Unless `into_datasets`, a folder that has a metadata list is not
+    descended into: the list speaks for all below.
+
+    Args:
+        root: Without links in its path.
     """
     seen: set[tuple[int, int]] = set()
     waiting = [root]
@@ -227,7 +238,12 @@ def _walk(root: str, excluded: frozenset[str]) -> Iterator[tuple[str, list[str],
         folder = waiting.pop()
         try:
             identity = os.stat(folder)
-            if (identity.st_dev, identity.st_ino) in seen or os.path.realpath(folder) in excluded:
+            real = os.path.realpath(folder)
+            if (
+                (identity.st_dev, identity.st_ino) in seen
+                or real in excluded
+                or (real != root and root.startswith(os.path.join(real, "")))
+            ):
                 continue
             seen.add((identity.st_dev, identity.st_ino))
             with os.scandir(folder) as scan:
@@ -238,7 +254,7 @@ def _walk(root: str, excluded: frozenset[str]) -> Iterator[tuple[str, list[str],
         folders = [entry.path for entry in entries if _is_folder(entry)]
         names = [entry.name for entry in entries if not _is_folder(entry)]
         yield folder, names, None
-        if METADATA_NAME not in names:
+        if into_datasets or METADATA_NAME not in names:
             waiting.extend(reversed(folders))
 
 
@@ -251,14 +267,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _file_count(root: str, excluded: frozenset[str]) -> int:
     """Files in a dataset's folder at any depth, without its metadata list."""
-    count = 0
-    seen: set[tuple[int, int]] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        identity = os.stat(folder)
-        if (identity.st_dev, identity.st_ino) in seen or os.path.realpath(folder) in excluded:
-            folders.clear()
-            continue
-        seen.add((identity.st_dev, identity.st_ino))
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        count += sum(1 for name in names if not name.startswith(".") and name not in (METADATA_NAME, *TRACK_NAMES))
-    return count
+    own = {METADATA_NAME, *TRACK_NAMES}
+    return sum(
+        name not in own for _, names, _ in _walk(os.path.realpath(root), excluded, into_datasets=True) for name in names
+    )

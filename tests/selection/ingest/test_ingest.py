@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from infra import database as documents
-from infra.errors import InvalidInput, StorageFull
+from infra.errors import BackendUnavailable, InvalidInput, StorageFull
 from infra.platform import Platform
 from selection.fleet import frames
 from selection.fleet.metadata import FrameMetadata
@@ -143,7 +143,7 @@ def test_what_cannot_be_used_is_rejected_with_its_reason_and_the_rest_goes_on(st
     (tmp_path / "cut.jpg").write_bytes(_jpeg(7, (640, 480))[:-3000])
     (tmp_path / "cut twin.jpg").write_bytes(_jpeg(7, (640, 480))[:-3000])
     (tmp_path / "empty.jpg").write_bytes(b"")
-    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "notes.jpg").write_text("not a picture")
     (tmp_path / "large.png").write_bytes(_jpeg(8, (2000, 1000)))
     small = Platform(
         settings=stores.settings.model_copy(update={"max_image_pixels": 1_000_000}),
@@ -160,7 +160,7 @@ def test_what_cannot_be_used_is_rejected_with_its_reason_and_the_rest_goes_on(st
         "cut twin.jpg": "cut short",
         "empty.jpg": "empty",
         "large.png": "too large",
-        "notes.txt": "not an image",
+        "notes.jpg": "not an image",
     }
     assert _counts(ingest(small, [str(tmp_path)]))[3] == 5
     assert rejects.reject_count(stores.database) == 5, "a reject is kept once, however often it is met"
@@ -286,3 +286,42 @@ def test_a_lost_or_shortened_file_is_put_back(stores: Platform, tmp_path: Path) 
     for frame in (lost, cut, whole):
         assert hashlib.sha256(stores.objects.get(frame.object_key)).hexdigest() == frame.digest
     assert ingest(stores, [str(folder)]).repaired == 0
+
+
+def test_what_lies_beside_images_is_no_broken_image(stores: Platform, tmp_path: Path) -> None:
+    _fill(tmp_path, 1)
+    (tmp_path / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
+    (tmp_path / "list.csv").write_bytes(b"")
+    (tmp_path / "notes.txt").write_bytes(b"BMW on the left")
+    (tmp_path / "misnamed.txt").write_bytes(_jpeg(1))
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    report = ingest(stores, [str(tmp_path)])
+    assert (report.added, report.broken, report.other_files) == (2, 1, 3)
+    assert report.rejected[0].source == str(tmp_path / "bad.jpg")
+    assert "other" not in report.summary()
+    assert ingest(stores, [str(tmp_path / "notes.txt")]).broken == 1, "named by itself, it should be one"
+    assert ingest(stores, [str(tmp_path)]).already_present == 2
+    assert [one.source for one in rejects.list_rejects(stores.database)] == [str(tmp_path / "bad.jpg")]
+
+
+def test_the_same_image_in_the_next_batch_is_known(
+    stores: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingesting, "BATCH_FILES", 1)
+    for name in "abc":
+        (tmp_path / f"{name}.jpg").write_bytes(_jpeg(0))
+    assert _counts(ingest(stores, [str(tmp_path)])) == (1, 2, 3, 0, 0)
+
+
+def test_a_batch_that_cannot_be_recorded_ends_the_ingest(
+    stores: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise BackendUnavailable("the database is gone", retry_after_s=1)
+
+    _fill(tmp_path, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(frames, "register", fails)
+        with pytest.raises(BackendUnavailable, match="gone"):
+            ingest(stores, [str(tmp_path)])
+    assert _counts(ingest(stores, [str(tmp_path)])) == (3, 0, 3, 0, 0)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import tarfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from selection.ingest import ingest as ingesting
 from selection.ingest import registration
 from selection.ingest.ingest import ingest
 from selection.ingest.sources import opening
+from selection.ingest.sources.interleaving import interleaved
 from selection.ingest.sources.meter import Meter, expected_items
 
 
@@ -106,3 +110,40 @@ def _source(folder: Path, kind: str, *, count: int) -> Path:
             path = folder / "x.jsonl"
             path.write_text("".join(f'{{"uri": "{name}"{digest[i]}}}\n' for i, name in enumerate(names)))
             return path
+
+
+def test_a_slow_source_does_not_hold_up_the_others() -> None:
+    others_are_done = threading.Event()
+
+    def slow() -> Iterator[str]:
+        assert others_are_done.wait(60)
+        yield "slow"
+
+    found = []
+    for item in interleaved([slow(), "abc"]):
+        found.append(item)
+        if item == "c":
+            others_are_done.set()
+    assert found == ["a", "b", "c", "slow"]
+
+
+def test_what_one_of_several_sources_raises_ends_them_all_and_leaves_no_thread() -> None:
+    def fails() -> Iterator[int]:
+        yield -1
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(interleaved([fails(), itertools.count()]))
+    endless = interleaved([itertools.count(), itertools.count()])
+    next(endless)
+    endless.close()
+    assert not [one for one in threading.enumerate() if one.name.startswith("source")]
+
+
+def test_kinds_of_sources_together_are_taken_in_whole_and_again(stores: Platform, tmp_path: Path) -> None:
+    given = [str(_source(tmp_path / kind, kind, count=5)) for kind in ("folder", "tar", "csv", "parquet")]
+    given.append(f"lab={_fill(tmp_path / 'lab', 5, level=9)}")
+    report = ingest(stores, given)
+    assert (report.added, report.already_present, report.sightings_added) == (10, 15, 25)
+    again = ingest(stores, given)
+    assert (again.added, again.already_present, again.sightings_added) == (0, 25, 0)

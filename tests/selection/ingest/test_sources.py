@@ -132,3 +132,14 @@ def test_a_file_without_line_ends_is_not_swallowed_whole(tmp_path: Path) -> None
     (tmp_path / "metadata.jsonl").write_bytes(b"[" * (17 << 20))
     with pytest.raises(InvalidInput, match="JSON Lines"):
         list(Sources([str(tmp_path)]))
+
+
+def test_links_lead_anywhere_but_to_what_holds_the_folder_given(tmp_path: Path) -> None:
+    given = _dataset(tmp_path / "all" / "given", ["sub/a.jpg"])
+    _dataset(tmp_path / "all", ["private.jpg"])
+    _dataset(tmp_path / "disk2", ["b.jpg"])
+    (given / "sub" / "up").symlink_to(tmp_path / "all", target_is_directory=True)
+    (given / "top").symlink_to("/", target_is_directory=True)
+    (given / "disk2").symlink_to(tmp_path / "disk2", target_is_directory=True)
+    (given / "twice").symlink_to(tmp_path / "disk2", target_is_directory=True)
+    assert _walk(given) == (["disk2/b.jpg", "sub/a.jpg"], [], 0)
