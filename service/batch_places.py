@@ -111,15 +111,18 @@ class BatchPlaces:
 
     def of_batches(self, batch_ids: Iterable[str], *, rows: int) -> NDArray[np.bool_]:
         """Which rows have a place in one of the batches; shape (rows,)."""
+        batch_ids = list(batch_ids)
         view = self._look()
+        if any(one not in view.batches for one in batch_ids):
+            view = self._look(at_once=True)  # Who has just made a batch looks into it next.
         parts = [view.rows[view.batches[one]] for one in batch_ids if one in view.batches]
         return _mask(np.concatenate(parts) if parts else view.rows[:0], rows=rows)
 
-    def _look(self) -> _View:
+    def _look(self, *, at_once: bool = False) -> _View:
         with self._lock:
             now = self._clock()
-            if now - self._looked_at >= FRESH_FOR_S:
-                if self._held.follow(self._db, now=now):
+            if at_once or now - self._looked_at >= FRESH_FOR_S:
+                if self._held.follow(self._db, now=now, at_once=at_once):
                     self._view = self._held.show(version=self._view.version + 1)
                 self._looked_at = now
             return self._view
@@ -129,25 +132,46 @@ class _Held:
     """The places as they grow, batch by batch, those of a batch by rank. For one thread at a time."""
 
     def __init__(self) -> None:
-        self._counted = self._uncounted = 0
+        self._uncounted = 0
+        self._differed: tuple[float, int] | None = None
+        self._listed_at = -SETTLED.total_seconds()
         self._until = EPOCH
         self._moved_at = 0.0
         self._empty()
 
-    def follow(self, db: Db, *, now: float) -> bool:
-        """Takes in what has come or changed since; whether anything had."""
+    def follow(self, db: Db, *, now: float, at_once: bool = False) -> bool:
+        """Takes in what has come or changed since; whether anything had.
+
+        The count of places may hold some whose transaction is not committed yet, so it only says when to look for new batches; when it goes on
+        to differ from what is held, everything is read again.
+
+        Args:
+            now: Seconds.
+            at_once: There is a new batch, whatever the count says.
+        """
         count = batches.place_count(db)
         has_changed = self._take_changes(db, now=now)
-        if count == self._counted:
+        differs = count != len(self._rows) + self._uncounted
+        if not differs and not at_once and now - self._listed_at < SETTLED.total_seconds():
+            self._differed = None
             return has_changed
-        new = [one for one in batches.ids(db) if one not in self._batches] if self._batches else []
+        if not self._batches:
+            self._read_all(db, now=now)
+            return len(self._rows) > 0
+        self._listed_at = now
+        new = [one for one in batches.ids(db) if one not in self._batches]
         for batch_id in new:
             self._take(batches.standings(db, batch_id=batch_id))
-        if not new and count != len(self._rows) + self._uncounted:
+        if new or not differs:
+            self._differed = None
+            return bool(new) or has_changed
+        if self._differed is None or self._differed[1] != count:
+            self._differed = (now, count)
+        elif now - self._differed[0] > SETTLED.total_seconds():
             self._read_all(db, now=now)
             self._uncounted = count - len(self._rows)  # After a crash of the database its count may be off.
-        self._counted = count
-        return True
+            return True
+        return has_changed
 
     def show(self, *, version: int) -> _View:
         """What readers may keep: nothing of it changes any more."""

@@ -146,12 +146,39 @@ def test_an_answer_reads_what_has_changed_and_nothing_else(db: Db, monkeypatch: 
 
 def test_places_that_came_past_the_batches_are_found(db: Db) -> None:
     _insert(db, "b-1", [1, 2])
-    places = BatchPlaces(db, clock=Clock())
+    clock = Clock()
+    places = BatchPlaces(db, clock=clock)
     assert _where(places.held(rows=ROWS)) == [1, 2]
     place = dict(db.batch_frames.find_one({"row": 2}) or {})
     db.batch_frames.insert_one(place | {"_id": "b-1/000009", "rank": 9, "row": 3, "frame_id": "x"})
+    assert _where(places.held(rows=ROWS)) == [1, 2]  # It might be of a transaction that is still open.
+    clock.now += 2 * SETTLED.total_seconds()
     assert _where(places.held(rows=ROWS)) == [1, 2, 3]
     assert _where(places.held(rows=2)) == [1]
+
+
+def test_a_count_that_runs_ahead_of_a_transaction_hides_no_batch(db: Db, monkeypatch: pytest.MonkeyPatch) -> None:
+    _insert(db, "b-1", [1, 2])
+    clock = Clock()
+    places = BatchPlaces(db, clock=clock)
+    assert _where(places.held(rows=ROWS)) == [1, 2]
+    monkeypatch.setattr(batches, "place_count", lambda _: 4)  # As long as the transaction is open, and after it.
+    for _ in range(4):
+        clock.now += SETTLED.total_seconds()
+        assert _where(places.held(rows=ROWS)) == [1, 2]
+    _insert(db, "b-2", [3, 4])
+    assert _where(places.of_batches(["b-2"], rows=ROWS)) == [3, 4]
+    _insert(db, "b-3", [5, 6])
+    clock.now += 2 * SETTLED.total_seconds()
+    assert _where(places.held(rows=ROWS)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_batch_that_was_just_made_is_found_at_once(db: Db) -> None:
+    places = BatchPlaces(db, clock=lambda: 0.0)
+    assert not places.held(rows=ROWS).any()
+    _insert(db, "b-1", [1, 2])
+    assert not places.held(rows=ROWS).any()  # Looked up at most twice a second.
+    assert _where(places.of_batches(["b-1"], rows=ROWS)) == [1, 2]
 
 
 def test_nothing_is_labelled_where_there_is_no_batch(db: Db) -> None:
