@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.logs import get_logger
 from selection.devices import on_all_cores
 
 if TYPE_CHECKING:
     import torch
+
+_log = get_logger(__name__)
 
 HALF_MARGIN = 4e-3
 """Twice the largest error of a score of at most one whose query and sum were rounded to half precision (7e-4), with room for split sums."""
@@ -34,7 +37,7 @@ class ExactBlock:
     """Some rows' vectors. Safe to share between threads."""
 
     def __init__(self, vectors_ND: NDArray[np.float16], *, device: torch.device | None = None) -> None:
-        """Takes the vectors as they are, or copies them to a GPU.
+        """Takes the vectors as they are, or copies them to a GPU that has room for them.
 
         Args:
             vectors_ND: Shape (N, D), unit length; kept, not copied, when there is no GPU to hold them.
@@ -44,6 +47,7 @@ class ExactBlock:
         self._resident: torch.Tensor | None = None
         if device is not None:
             self._resident = _to_gpu(vectors_ND, device)
+        if self._resident is not None:
             self._vectors = vectors_ND[:0]
 
     def search(
@@ -98,7 +102,7 @@ class ExactBlock:
             query = torch.from_numpy(query_D).to(vectors.device)
             rough = torch.mv(vectors, query.half())
             if allowed_N is not None:
-                rough[torch.from_numpy(~allowed_N).to(vectors.device)] = -torch.inf
+                rough.masked_fill_(torch.from_numpy(~allowed_N).to(vectors.device), -torch.inf)
             wanted = min(k, len(rough))
             bound = torch.topk(rough, wanted).values[-1].float()
             positions = torch.nonzero((rough >= bound - HALF_MARGIN) & (rough > -torch.inf)).reshape(-1)
@@ -238,10 +242,15 @@ def torch_if_loaded() -> Any:
     return module if getattr(module, "_int_mm", None) is not None and hasattr(module, "inference_mode") else None
 
 
-def _to_gpu(vectors_ND: NDArray[np.float16], device: torch.device) -> torch.Tensor:
+def _to_gpu(vectors_ND: NDArray[np.float16], device: torch.device) -> torch.Tensor | None:
+    """The vectors on a GPU; None, with a line in the log, where its memory does not suffice."""
     import torch
 
-    resident = torch.empty(vectors_ND.shape, dtype=torch.float16, device=device)
+    try:
+        resident = torch.empty(vectors_ND.shape, dtype=torch.float16, device=device)
+    except torch.OutOfMemoryError:
+        _log.warning("vectors_stay_on_cpu", device=str(device), rows=len(vectors_ND), reason="the GPU's memory is full")
+        return None
     for start in range(0, len(vectors_ND), 2**16):
         piece = slice(start, start + 2**16)
         resident[piece] = torch.from_numpy(np.array(vectors_ND[piece]))

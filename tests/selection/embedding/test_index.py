@@ -428,3 +428,19 @@ def test_a_block_on_a_device_answers_like_one_in_memory() -> None:
         one, other = (block.search(query, k=20, allowed_N=allowed) for block in (here, there))
         assert sorted(one[1].tolist()) == sorted(other[1].tolist())
     assert np.array_equal(there.vectors(np.array([3, 1])), vectors[[3, 1]])
+
+
+def test_vectors_that_a_gpu_has_no_room_for_are_searched_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from selection.embedding.index import exact
+
+    vectors = np.eye(4, 8, dtype=np.float16)
+
+    def full(*_shape: object, **_options: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "empty", full)
+    block = exact.ExactBlock(vectors, device=torch.device("cpu"))
+    scores, positions = block.search(vectors[2].astype(np.float32), k=1, allowed_N=None)
+    assert (scores.tolist(), positions.tolist()) == ([1.0], [2])
