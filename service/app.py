@@ -114,7 +114,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.line = line
-    errors.add_to(app)
+    errors.add_to(app, missing_page=WEB / "index.html")
     api = APIRouter(prefix="/api/v1")
     for resource in _RESOURCES:
         api.include_router(resource.router)

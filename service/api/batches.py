@@ -14,6 +14,7 @@ from annotation.batches import Batch, BatchState, Progress
 from service import data_line, labelling
 from service.api.errors import RESPONSES
 from service.api.line import Line, OneLine
+from service.api.paging import LARGEST_INT, Offset
 from service.data_line import BatchRequest
 
 router = APIRouter(prefix="/batches", tags=["batches"])
@@ -58,10 +59,11 @@ class BatchIn(BaseModel):
     acquisition: str = Field(default="entropy", description="Scores of a plan, joined by commas, or `random`.")
     diversity: str | None = Field(default="k_center_greedy", description="null takes the highest scores alone.")
     where: str = Field(default="", description="Only frames that match this filter.")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=LARGEST_INT)
     evaluation: int | None = Field(
         default=None,
         ge=0,
+        le=100_000,
         description="How many to draw from drives held out for testing. null: a fifth, until the task has enough to judge by.",
     )
     frame_ids: list[str] | None = Field(default=None, max_length=100_000, description="Frames picked by hand.")
@@ -107,7 +109,7 @@ def read_batch(batch_id: str, line: OneLine) -> BatchOut:
 def list_frames(
     batch_id: str,
     line: OneLine,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Offset = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> list[BatchFrameOut]:
     """The frames of a batch in rank order."""

@@ -13,6 +13,7 @@ from selection.concepts import concepts
 from service import concepts as finder
 from service.api.errors import RESPONSES
 from service.api.line import OneLine
+from service.api.paging import Offset
 
 router = APIRouter(prefix="/concepts", tags=["concepts"], responses={422: RESPONSES[422]})
 
@@ -85,7 +86,7 @@ def rank(
     where: str = "",
     order: Literal["best", "informative"] = "best",
     k: Annotated[int, Query(ge=1, le=500)] = 50,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Offset = 0,
 ) -> list[RankedOut]:
     """Frames that are not marked: the likeliest first, or those first whose mark would teach most."""
     found = finder.rank(line.platform, line.curator, name, k=k, offset=offset, where=where, order=order)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from pymongo.errors import PyMongoError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 
 from infra.database import as_trouble
 from infra.errors import BackendUnavailable, Conflict, Denied, InvalidInput, MlplError, NotFound, StorageFull
@@ -55,13 +56,25 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def add_to(app: FastAPI) -> None:
-    """Installs the handlers."""
+def add_to(app: FastAPI, *, missing_page: Path) -> None:
+    """Installs the handlers.
+
+    Args:
+        app: Where to.
+        missing_page: What a person's browser gets where there is nothing, instead of the body that programs get.
+    """
+
+    async def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code == 404 and _is_navigation(request):
+            return FileResponse(missing_page, status_code=404, headers={"cache-control": "no-cache"})
+        return await _refused(request, error)
+
     app.add_exception_handler(MlplError, _expected)
     app.add_exception_handler(PyMongoError, _database)
     app.add_exception_handler(OSError, _disk)
     app.add_exception_handler(RequestValidationError, _malformed)
-    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(Exception, _bug)
 
 
@@ -103,6 +116,11 @@ async def _refused(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = _HTTP_CODES.get(error.status_code, "error")
     return _body(error.status_code, code, str(error.detail), {}, headers=error.headers)
+
+
+def _is_navigation(request: Request) -> bool:
+    is_page = not request.url.path.startswith(("/api/", "/images/", "/static/"))
+    return is_page and request.method == "GET" and "text/html" in request.headers.get("accept", "")
 
 
 async def _bug(request: Request, error: Exception) -> Response:

@@ -19,6 +19,7 @@ from selection.ranking.examples import Example, frame_example
 from selection.ranking.search import Hit
 from service.api.errors import RESPONSES
 from service.api.line import OneLine
+from service.api.paging import LARGEST_INT, Offset
 from service.curator import Found, parse_box
 
 router = APIRouter(tags=["search"], responses={422: RESPONSES[422]})
@@ -43,9 +44,9 @@ Sort = Annotated[
 ]
 Group = Annotated[str | None, Query(description="A key, such as `drive`: of the frames with one value only the first.")]
 PageSize = Annotated[int, Query(ge=1, le=LARGEST_PAGE, description="Hits on a page.")]
-Offset = Annotated[int, Query(ge=0, description="Hits to leave out.")]
 AsOf = Annotated[
-    int | None, Query(ge=0, description="`rows` of an earlier page: frames that came later do not shift this one.")
+    int | None,
+    Query(ge=0, le=LARGEST_INT, description="`rows` of an earlier page: frames that came later do not shift this one."),
 ]
 After = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from service.api.line import OneLine
+from service.api.paging import Offset
 
 router = APIRouter(tags=["status"])
 
@@ -99,7 +100,7 @@ def read_status(line: OneLine) -> StatusOut:
 @router.get("/rejects")
 def list_rejects(
     line: OneLine,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Offset = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[RejectOut]:
     """Files and metadata lines that could not be taken in, newest first, with the reason."""

@@ -4,7 +4,7 @@ import { get, poll } from "./parts/api.js";
 import { h, put } from "./parts/dom.js";
 import { count, percent, plural } from "./parts/format.js";
 import { showKeys } from "./parts/keys.js";
-import { route, start } from "./parts/router.js";
+import { otherwise, route, start } from "./parts/router.js";
 import { batchPage } from "./pages/batch.js";
 import { batchesPage } from "./pages/batches.js";
 import { conceptPage } from "./pages/concept.js";
@@ -13,6 +13,7 @@ import { coveragePage } from "./pages/explore/coverage.js";
 import { duplicatesPage } from "./pages/explore/duplicates.js";
 import { mapPage } from "./pages/explore/map.js";
 import { slicesPage } from "./pages/explore/slices.js";
+import { missingPage } from "./pages/missing.js";
 import { modelsPage } from "./pages/models.js";
 import { planPage } from "./pages/plan.js";
 import { plansPage } from "./pages/plans.js";
@@ -22,6 +23,7 @@ import { workflowPage } from "./pages/workflow.js";
 
 route("/", searchPage);
 route("/explore", mapPage);
+route("/explore/map", mapPage);
 route("/explore/slices", slicesPage);
 route("/explore/duplicates", duplicatesPage);
 route("/explore/coverage", coveragePage);
@@ -35,6 +37,7 @@ route("/batches/{id}", batchPage);
 route("/models", modelsPage);
 route("/workflows/{id}", workflowPage);
 route("/trace/{id}", tracePage);
+otherwise(missingPage);
 
 const foot = document.getElementById("foot");
 

@@ -45,10 +45,18 @@ const schemaOf = (content) => Object.values(content || {})[0]?.schema;
 
 function curl(spec, path, verb, request, operation) {
   const parts = ["curl", verb === "get" ? "" : `-X ${verb.toUpperCase()}`, `'${location.origin}${path}'`].filter(Boolean);
-  if (operation.requestBody?.content["multipart/form-data"]) parts.push("-F file=@image.jpg");
+  if (operation.requestBody?.content["multipart/form-data"]) parts.push(...formFields(spec, operation));
   else if (request) parts.push("-H 'content-type: application/json'", `-d '${example(spec, request).replace(/\s*\n\s*/g, " ")}'`);
   return parts.join(" ");
 }
+
+/** What a form needs, a file as `-F name=@FILE`. */
+function formFields(spec, operation) {
+  const { properties, required = [] } = resolve(spec, operation.requestBody.content["multipart/form-data"].schema);
+  return required.map((name) => `-F ${name}=${isFile(properties[name]) ? "@FILE" : name.toUpperCase()}`);
+}
+
+const isFile = (schema) => schema.format === "binary" || Boolean(schema.contentMediaType);
 
 function resolve(spec, schema) {
   return schema?.$ref ? spec.components.schemas[schema.$ref.split("/").pop()] : schema || {};

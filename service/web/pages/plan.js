@@ -33,10 +33,11 @@ class PlanPage {
     this.result = h("section.outcome", { "aria-label": "Preview" });
     this.buttons = [this.button("Save", () => this.save()), this.button("Preview", () => this.preview()), this.button("Make the batch", () => this.run(), "primary")];
     this.tabs = h("div.tabs", { role: "tablist" });
+    this.card = h("section.card", null, this.tabs, this.edit);
     home.append(h("div.scroll", null, h("div.column.wide", null,
       h("div.crumb", null, h("a", { href: "/plans" }, "Plans")),
       h("div.title", null, this.title, this.saved, h("span.grow"), this.task, this.buttons),
-      this.wrong, h("div.editor", null, h("section.card", null, this.tabs, this.edit), this.result))));
+      this.wrong, h("div.editor", null, this.card, this.result))));
   }
 
   close() {
@@ -77,7 +78,10 @@ class PlanPage {
       if (this.hasTask && this.name) await this.preview();
       else this.invite();
     } catch (fault) {
-      if (!signal.aborted) put(this.result, refusal(fault));
+      if (signal.aborted) return;
+      // There is nothing to edit, preview or save.
+      for (const node of [this.task, this.card, ...this.buttons]) node.hidden = true;
+      put(this.result, refusal(fault, h("a.button", { href: "/plans" }, "All plans")));
     }
   }
 

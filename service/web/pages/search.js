@@ -120,7 +120,7 @@ class SearchPage {
       if (fault.name === "AbortError") return;
       this.found = { total: 0, hits: [], terms: this.terms };
       this.grid.seed(this.found);
-      this.drawBar("");
+      this.drawBar("–");
       this.drawMistake(fault);
       this.drawBlank(fault);
     }

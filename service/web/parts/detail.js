@@ -4,7 +4,7 @@ import { get, imageUrl, previewUrl } from "./api.js";
 import { h, icon, note, put } from "./dom.js";
 import { cropper } from "./cropper.js";
 import { ago, count, figure, moment, percent, reasons, words } from "./format.js";
-import { markFrame } from "./marks.js";
+import { markFrame, taughtConcept } from "./marks.js";
 
 /**
  * Shows a frame over the page. `close()` goes back, `like(id)` and `unlike(id)` search (the id may carry a box, `ID@x0,y0,x1,y1`), and where
@@ -24,6 +24,10 @@ export function openDetail(frameId, { close, like, unlike, step = null, select =
   const body = h("div", null, h("div.wait", null, "…"));
   const selectButton = h("button.small", { onclick: () => (select(frameId), mark()) });
   const where = h("span.where", null);
+  const taught = h("div.acts", { title: "Marks for the concept that is being taught; the first asks for its name" }, h("span.dim", null, taughtConcept() || "A concept?"),
+    h("button.small", { title: "y", onclick: () => teach(frameId, "yes") }, "Yes"),
+    h("button.small", { title: "n", onclick: () => teach(frameId, "no") }, "No"),
+    h("button.small.quiet", { title: "u: takes the mark back", onclick: () => teach(frameId, "neither") }, "Unmark"));
   const node = h("div.detail", { role: "dialog", "aria-label": `Frame ${frameId}` },
     h("div.stage", null, image, crop.node,
       step && h("button.step.prev", { title: "Previous (←)", "aria-label": "Previous", onclick: () => step(-1) }, icon("left")),
@@ -34,12 +38,10 @@ export function openDetail(frameId, { close, like, unlike, step = null, select =
         h("button.small", { title: "m", onclick: () => like(frameId) }, "More like this"),
         h("button.small", { title: "l", onclick: () => unlike(frameId) }, "Less like this"),
         h("button.small", { title: "Then draw a box on the image", onclick: () => crop.begin() }, "Part…"),
-        h("button.small", { title: "y: yes, for the concept that is being taught", onclick: () => teach(frameId, "yes") }, "Yes"),
-        h("button.small", { title: "n: no, for the concept that is being taught", onclick: () => teach(frameId, "no") }, "No"),
-        h("button.small.quiet", { title: "u: takes the mark back", onclick: () => teach(frameId, "neither") }, "Unmark"),
         select && selectButton,
         h("a.button.small", { href: `/trace/${frameId}`, title: "t" }, "Trace"),
         h("a.button.small", { href: imageUrl(frameId), target: "_blank" }, "Original", icon("out"))),
+      taught,
       body));
 
   function mark() {

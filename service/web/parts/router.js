@@ -1,12 +1,18 @@
 // Routes over the history API. All page state is in the address, so every view is a link that can be shared.
 
 const routes = [];
+let missing = () => {}; // what to show where there is no page
 let here = null; // { pattern, key, page }
 
-export function route(pattern, open) {
+export function route(pattern, page) {
   const names = [];
   const source = pattern.replace(/\{(\w+)\}/g, (_, name) => (names.push(name), "([^/]+)"));
-  routes.push({ pattern, names, regex: new RegExp(`^${source}/?$`), open });
+  routes.push({ pattern, names, regex: new RegExp(`^${source}/?$`), page });
+}
+
+/** What to show at an address that is no page. */
+export function otherwise(page) {
+  missing = page;
 }
 
 export function query() {
@@ -33,21 +39,33 @@ export function withQuery(changes) {
 
 function show() {
   const path = location.pathname;
-  for (const { pattern, names, regex, open } of routes) {
+  for (const { pattern, names, regex, page } of routes) {
     const found = regex.exec(path);
     if (!found) continue;
-    const params = Object.fromEntries(names.map((name, i) => [name, decodeURIComponent(found[i + 1])]));
+    const params = Object.fromEntries(names.map((name, i) => [name, decoded(found[i + 1])]));
     const key = pattern + JSON.stringify(params);
     if (here && here.key === key && here.page.update) return here.page.update(query());
-    here?.page.close?.();
-    markNav(path);
-    document.getElementById("slot").textContent = "";
-    const home = document.getElementById("page");
-    home.textContent = "";
-    here = { key, page: open(home, params, query()) || {} };
-    return undefined;
+    return open(key, params, page);
   }
-  return go("/", { replace: true });
+  return open("missing", {}, missing);
+}
+
+function open(key, params, page) {
+  here?.page.close?.();
+  markNav(location.pathname);
+  document.getElementById("slot").textContent = "";
+  const home = document.getElementById("page");
+  home.textContent = "";
+  here = { key, page: page(home, params, query()) || {} };
+}
+
+/** A part of the path as it was meant; one that is badly written stands for itself. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 function markNav(path) {

@@ -98,3 +98,19 @@ def test_status(client: TestClient) -> None:
     assert found["encoder"] == {"id": None, "notice": None}
     assert found["tasks"] == found["reconcilers"] == []
     assert client.get("/api/v1/rejects").json() == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/v1/rejects", "/api/v1/search", "/api/v1/batches/b1/frames", "/api/v1/concepts/c/frames"]
+)
+def test_numbers_that_no_database_takes_are_refused(client: TestClient, path: str) -> None:
+    answer = client.get(path, params={"offset": str(2**63)})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
+
+
+def test_a_browser_gets_a_page_where_there_is_nothing(client: TestClient) -> None:
+    page = client.get("/nowhere", headers={"accept": "text/html,*/*"})
+    assert (page.status_code, page.headers["content-type"].partition(";")[0]) == (404, "text/html")
+    for path, accept in (("/nowhere", "*/*"), ("/api/v1/nowhere", "text/html"), ("/static/nowhere", "text/html")):
+        answer = client.get(path, headers={"accept": accept})
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
