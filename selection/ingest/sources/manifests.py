@@ -152,7 +152,7 @@ def _parquet(manifest: Path, meter: Meter) -> Iterator[tuple[int, dict[str, Any]
                 for values in zip(*(_values(column) for column in batch.columns), strict=True):
                     number += 1
                     meter.position = number
-                    found = {key: _plain(value) for key, value in zip(names, values, strict=True) if not _absent(value)}
+                    found = {key: value for key, value in zip(names, values, strict=True) if value is not None}
                     yield number, _with_location(found)
     except pa.ArrowException as exc:
         raise InvalidInput(f"the manifest {manifest} is not Parquet that can be read: {exc}") from exc
@@ -213,12 +213,15 @@ def _typed(key: str, cell: str) -> Any:
 
 
 def _values(column: Any) -> list[Any]:
+    """The values of a Parquet column as JSON would hold them; None where there is none."""
     import pyarrow as pa
 
     if pa.types.is_timestamp(column.type) and column.type.unit == "ns":  # Python's own times end at microseconds.
         column = column.cast(pa.timestamp("us", tz=column.type.tz), safe=False)
     found: list[Any] = column.to_pylist()
-    return found
+    if pa.types.is_string(column.type) or pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
+        return found  # Most columns; asking value by value would take a fifth of the time of reading a manifest.
+    return [None if _absent(value) else _plain(value) for value in found]
 
 
 def _absent(value: Any) -> bool:
