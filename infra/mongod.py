@@ -28,6 +28,7 @@ from infra.errors import BackendUnavailable, InvalidInput, MlplError, StorageFul
 from infra.logs import get_logger
 
 _WATCH_S = 0.5
+_PATIENCE_S = 5.0  # Longer than a start takes on a machine that has time for it.
 _MAX_SPAWNS = 3
 _NOT_YET_INITIALIZED = 94
 _log = get_logger(__name__)
@@ -136,8 +137,11 @@ def _join(directory: Path, *, timeout_s: float) -> int:
 def _await_primary(directory: Path, command: list[str], *, timeout_s: float) -> dict[str, Any]:
     """Starts a keeper if there is none, and waits until mongod is primary."""
     deadline = time.monotonic() + timeout_s
-    waited, spawned = False, 0
+    waited, spawned, told = False, 0, False
     while time.monotonic() < deadline:
+        if not told and time.monotonic() > deadline - timeout_s + _PATIENCE_S:
+            told = True
+            _log.warning("waiting_for_the_database", directory=str(directory))
         lock_fd = _try_lock(directory / keeper.KEEPER_LOCK)
         if lock_fd is not None:
             try:
@@ -267,6 +271,11 @@ def _failure(directory: Path) -> MlplError:
             f"the embedded mongod cannot run here ({reason}); install the library (libcurl4, libssl3) or set MLPL_MONGODB_URI"
         )
     log = directory / keeper.MONGOD_LOG
+    if code == "name_lost":
+        return BackendUnavailable(
+            f'{reason}, and the data open only under the name they were made with; write {{"port": 27500, "replica_set": NAME}} there: '
+            f'NAME stands behind "replSet" in {log}'
+        )
     if code == "data_in_use":
         return BackendUnavailable(
             f"{directory / 'db'} is in use by a mongod MLPL did not start; stop that one first; see {log}"

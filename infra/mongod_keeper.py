@@ -34,6 +34,7 @@ from typing import Any
 USERS_LOCK = "users.lock"
 KEEPER_LOCK = "keeper.lock"
 INSTANCE = "instance.json"  # Port and replica-set name, kept for the life of the data.
+REPLICA_SET = "db/mlpl-replica-set"  # The name once more, where the data are: they cannot be opened under another.
 ENDPOINT = "endpoint.json"  # Where mongod answers now; written by a running keeper, removed before the next one.
 FAILURE = "failure.json"  # Why the last keeper gave up.
 KEEPER_LOG = "keeper.log"
@@ -54,7 +55,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 class StartFailed(Exception):
-    """mongod did not come up; `code` is `port_taken`, `data_in_use`, `storage_full`, `missing_library` or `failed`."""
+    """mongod did not come up; `code` is `port_taken`, `data_in_use`, `storage_full`, `missing_library`,
+    `name_lost` or `failed`.
+    """
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -166,17 +169,28 @@ class Keeper:
                 else:
                     raise
         assert self.mongod is not None
+        with contextlib.suppress(OSError):
+            (self.directory / REPLICA_SET).write_text(instance["replica_set"])
         write_json(self.directory / ENDPOINT, {**instance, "keeper": os.getpid(), "mongod": self.mongod.pid})
 
     def read_instance(self) -> dict[str, Any]:
         """The remembered port and replica-set name; made at the first start. The name is random, so no other mongod is
         taken for ours.
+
+        Raises:
+            StartFailed: There are data, and nothing tells their name any more.
         """
         path = self.directory / INSTANCE
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             known = json.loads(path.read_text())
             return {"port": int(known["port"]), "replica_set": str(known["replica_set"])}
-        instance = {"port": free_port(), "replica_set": f"mlpl-{secrets.token_hex(6)}"}
+        try:
+            name = (self.directory / REPLICA_SET).read_text().strip()
+        except (OSError, ValueError):
+            name = ""
+        if not name and (self.directory / "db/WiredTiger").exists():
+            raise StartFailed("name_lost", f"{path} is lost or damaged")
+        instance = {"port": free_port(), "replica_set": name or f"mlpl-{secrets.token_hex(6)}"}
         write_json(path, instance)
         return instance
 

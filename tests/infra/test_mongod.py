@@ -237,6 +237,28 @@ def test_leftovers_of_a_crash_do_not_matter(home: Path) -> None:
         assert client.admin.command("ping")["ok"] == 1
 
 
+@pytest.mark.parametrize("left", ["torn", None])
+def test_data_are_found_again_without_the_file_that_names_them(home: Path, left: str | None) -> None:
+    with mongod.embedded(home, linger_s=LINGER_S) as uri, open_client(uri) as client:
+        client["t"]["users"].insert_one({"_id": "before"})
+    mongod.wait_stopped(home)
+    instance = home / "mongod" / keeper.INSTANCE
+    instance.unlink()
+    if left is not None:
+        instance.write_text(left)
+    with mongod.embedded(home, linger_s=LINGER_S) as uri, open_client(uri) as client:
+        assert names(client["t"]) == {"before"}
+    mongod.wait_stopped(home)
+
+    instance.write_text("torn")
+    (home / "mongod" / keeper.REPLICA_SET).unlink()
+    with (
+        pytest.raises(BackendUnavailable, match=r"instance\.json is lost or damaged.* \"replSet\""),
+        mongod.embedded(home, linger_s=LINGER_S),
+    ):
+        pass
+
+
 def test_a_stranger_on_the_port_is_never_written_to(mongod_uri: str) -> None:
     stranger = mongod_uri.replace("replicaSet=mlpl-", "replicaSet=mlpl-other-")
     with open_client(stranger, server_selection_timeout_s=0.5) as client, pytest.raises(Exception, match="replica set"):
