@@ -16,7 +16,7 @@ CHANCE_PAIRS = 10_000
 CALIBRATION_ROWS = 4096
 FAR_APART_MS = 3_600_000
 FAR_APART_ROWS = 100
-"""And at least a tenth of the drive."""
+"""And at least a tenth of all."""
 
 _CALIBRATION_BLOCK = 512
 
@@ -39,9 +39,9 @@ def calibrated_threshold(
     """The similarity that frames have by chance in one of 10,000 pairs, and at least 0.95.
 
     Encoders differ in how alike all their vectors are: in some, any two roads reach 0.95, which says nothing there. Frames of different drives
-    are hardly ever the same picture, so how alike those are shows what likeness says. Where there is one drive or none, frames an hour apart
-    stand in for them; where a single drive is shorter or has no times, frames far apart in the order in which they came. S sampled rows, D
-    embedding size; time O(S * S * D), memory O(S * block) beside the similarities above 0.95.
+    are hardly ever the same picture, so how alike those are shows what likeness says. Where too few name their drive, frames an hour apart
+    stand in for them; where too few have a time, frames far apart in the order in which they came. S sampled rows, D embedding size; time
+    O(S * S * D), memory O(S * block) beside the similarities above 0.95.
 
     Args:
         emb_SD: Unit length; some thousand rows of the fleet drawn at random.
@@ -49,7 +49,7 @@ def calibrated_threshold(
         captured_ms_S: Milliseconds since 1970, negative where the time is not known, shape (S,).
         row_S: Rows of the fleet, shape (S,). None: their order says nothing.
     Returns:
-        0.95 where there are fewer than 10,000 such pairs to judge by; never above 0.999.
+        0.95 where there are fewer than 10,000 pairs of any of these kinds to judge by; never above 0.999.
     """
     best: Calibration | None = None
     for which, known, value_S, least in _ways(drive_S, captured_ms_S, row_S):
@@ -68,15 +68,11 @@ def _ways(
     """Ways to tell frames that are hardly ever the same picture, best first: what it is called, whose value is known, the values, and by how
     much they must differ.
     """
-    has_drive = drive_S >= 0
-    drives = len(np.unique(drive_S[has_drive]))
-    if drives > 1:
-        yield "different drives", has_drive, drive_S.astype(np.int64), 1
-        return
+    yield "different drives", drive_S >= 0, drive_S.astype(np.int64), 1
     yield "different hours", captured_ms_S >= 0, captured_ms_S, FAR_APART_MS
-    if drives == 1 and row_S is not None:
-        span = int(np.ptp(row_S[has_drive])) + 1
-        yield "far parts of the drive", has_drive, row_S, max(FAR_APART_ROWS, span // 10)
+    if row_S is not None and len(row_S):
+        span = int(np.ptp(row_S)) + 1
+        yield "far parts of the fleet", np.ones(len(row_S), dtype=bool), row_S, max(FAR_APART_ROWS, span // 10)
 
 
 def _pairs_apart(

@@ -149,7 +149,7 @@ def test_the_threshold_is_what_frames_of_different_drives_hardly_reach(by: str) 
     assert f"different {'drives' if by == 'drive' else 'hours'}" in found.basis
 
 
-def test_a_single_drive_without_times_is_judged_by_its_far_parts() -> None:
+def test_frames_of_one_drive_or_none_without_times_are_judged_by_far_parts_of_the_fleet() -> None:
     emb = _around_a_centre(spread=0.03)
     emb[1:100] = emb[0]  # A stop at the start: alike, but near one another.
     nowhere, drive, rows = np.full(1200, -1), np.zeros(1200, dtype=np.int64), np.arange(1200)
@@ -159,7 +159,7 @@ def test_a_single_drive_without_times_is_judged_by_its_far_parts() -> None:
         np.quantile((emb @ emb.T)[apart], 1 - 1 / calibration.CHANCE_PAIRS), abs=2e-4
     )
     assert 0.95 < found.threshold < 0.999
-    assert "far parts of the drive" in found.basis
+    assert "far parts of the fleet" in found.basis
     minutes = rows * 1000  # Times that say too little are passed over, too.
     assert calibration.calibrated_threshold(emb, drive_S=drive, captured_ms_S=minutes, row_S=rows) == found
     short = calibration.calibrated_threshold(
@@ -167,7 +167,7 @@ def test_a_single_drive_without_times_is_judged_by_its_far_parts() -> None:
     )
     assert (short.threshold, "not calibrated" in short.basis) == (0.95, True)
     no_drive = calibration.calibrated_threshold(emb, drive_S=nowhere, captured_ms_S=nowhere, row_S=rows)
-    assert (no_drive.threshold, "not calibrated" in no_drive.basis) == (0.95, True)
+    assert no_drive == found
 
 
 def test_the_threshold_stays_where_there_is_nothing_to_judge_by() -> None:
