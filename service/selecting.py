@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from selection.embedding.index import VectorIndex
+    from selection.fleet.columns import Columns
     from selection.planning.selecting import Choice, Stage
     from service.curator import Curator
 
@@ -208,6 +209,10 @@ class FleetSources:
 
         return quality_order(self._curator.columns(), rows)
 
+    def blank(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """By the statistics of the pixels."""
+        return blank_frames(self._curator.columns(), rows)
+
     def _vectors(self) -> VectorIndex:
         if self._index is None:
             self._index = self._curator.index()
@@ -265,6 +270,19 @@ def numeric_column(columns: Any, key: str, rows: NDArray[np.int64]) -> NDArray[n
     inside = rows < len(numbers)
     found[inside] = numbers[rows[inside]]
     return found
+
+
+def blank_frames(columns: Columns, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of the rows show nothing, see `selection.planning.outliers.blank`; none of those whose pixels were not measured."""
+    import numpy as np
+
+    from selection.planning import outliers
+
+    sharpness_N, underexposed_N, overexposed_N = (
+        numeric_column(columns, key, rows) if key in columns.keys else np.full(len(rows), np.nan)
+        for key in ("sharpness", "underexposed", "overexposed")
+    )
+    return outliers.blank(sharpness_N, underexposed_N, overexposed_N)
 
 
 def _pool(platform: Platform, curator: Curator, plan: Plan) -> tuple[NDArray[np.bool_], list[Stage]]:

@@ -32,6 +32,7 @@ from selection.ranking.predictions import Predictions
 from service.curator import Curator
 from service.demo import answers, demo
 from service.production_line import open_line
+from service.selecting import blank_frames
 from service.simulation import learners
 from service.simulation.learners import Learner
 from service.simulation.strategies import Strategy
@@ -372,6 +373,9 @@ class _Sources:
         from selection.structure.survey import quality_order
 
         return quality_order(self._curator.columns(), rows)
+
+    def blank(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return blank_frames(self._curator.columns(), rows)
 
 
 class _Store:
