@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from annotation import batches, labels, splits
 from annotation.tasks import Task
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 EVALUATION_SHARE = 0.2
 EVALUATION_ENOUGH = 50
 SURVEYED_ENOUGH = 0.9
-BLANK_SHARE = 0.98
-"""A frame of which more than this is black, or white, shows nothing; a night without lamps has noise and stays below."""
 DRAWN_FOR_EVALUATION = "drawn at random from the drives held out for evaluation"
 
 
@@ -58,12 +56,6 @@ class Outcome:
     stages: list[Stage]
     evaluation: int
     spread: bool
-
-
-def blank(columns: Columns, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which rows are known to show nothing: all but black, or white."""
-    dark_N, bright_N = (columns.numbers_of(key, rows) for key in ("underexposed", "overexposed"))
-    return (dark_N > BLANK_SHARE) | (bright_N > BLANK_SHARE)
 
 
 def carry_out(platform: Platform, curator: Curator, plan: Plan, *, task: Task, model: Model | None) -> Outcome:
@@ -137,7 +129,7 @@ class FleetSources:
     def scores(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.floating] | None:
         """A score of rows, NaN where there is none; None while there is no model to give it."""
         if name.startswith(COLUMN):
-            return numeric_column(self._curator.columns(), name.removeprefix(COLUMN), rows)
+            return self._curator.columns().numbers_of(name.removeprefix(COLUMN), rows)
         if name.startswith(CONCEPT):
             from selection.concepts import concepts
 
@@ -211,15 +203,15 @@ class FleetSources:
             priority_N=self.preference(rows),
         ).keeper_N
 
-    def blank(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """By the share of pixels that are black, or white."""
-        return blank(self._curator.columns(), rows)
-
     def preference(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The sharpest and best exposed first."""
         from selection.near_duplicates.of_fleet import quality_order
 
         return quality_order(self._curator.columns(), rows, index=self._vectors())
+
+    def blank(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """By the statistics of the pixels."""
+        return blank_frames(self._curator.columns(), rows)
 
     def _vectors(self) -> VectorIndex:
         if self._index is None:
@@ -267,19 +259,11 @@ class FleetSources:
         return np.array([found.get(row, np.nan) for row in rows.tolist()], dtype=np.float32)
 
 
-def numeric_column(columns: Any, key: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The numbers an attribute holds, NaN where it has none.
+def blank_frames(columns: Columns, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of the rows show nothing, see `selection.planning.outliers.blank`; none of those whose pixels were not measured."""
+    from selection.planning import outliers
 
-    Raises:
-        InvalidInput: There is no such attribute, or not one of its values is a number.
-    """
-    import numpy as np
-
-    numbers = columns.numbers(key)
-    found = np.full(len(rows), np.nan)
-    inside = rows < len(numbers)
-    found[inside] = numbers[rows[inside]]
-    return found
+    return outliers.blank(*(columns.measured(key, rows) for key in ("sharpness", "underexposed", "overexposed")))
 
 
 def _pool(platform: Platform, curator: Curator, plan: Plan) -> tuple[NDArray[np.bool_], list[Stage]]:

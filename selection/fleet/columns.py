@@ -227,13 +227,19 @@ class Columns:
         return self._numbers(view, self._known(view, name))
 
     def numbers_of(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """A measured key's numbers of some rows, NaN where there is none; also where no frame of the fleet has the key."""
-        found = np.full(len(rows), np.nan)
-        if name in self.keys:
-            column = self.numbers(name)
-            inside = rows < len(column)
-            found[inside] = column[rows[inside]]
+        """A key's numbers of some rows, shape (len(rows),), NaN where there is none.
+
+        Raises:
+            InvalidInput: As in `numbers`.
+        """
+        found, column = np.full(len(rows), np.nan), self.numbers(name)
+        inside = rows < len(column)
+        found[inside] = column[rows[inside]]
         return found
+
+    def measured(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What ingest measured of some rows' pixels (`sharpness`, ...), NaN where it has not, be it of the whole fleet."""
+        return self.numbers_of(name, rows) if name in self.keys else np.full(len(rows), np.nan)
 
     def facets(
         self,

@@ -73,13 +73,13 @@ def quality_order(columns: Columns, rows: NDArray[np.int64], *, index: VectorInd
     Args:
         index: Tells which frames are unlike those before and after them. None: that is not asked.
     """
-    sharpness_N = columns.numbers_of("sharpness", rows)
+    sharpness_N = columns.measured("sharpness", rows)
     limit_N = preference.sharpness_limits(sharpness_N, drives_of(columns, rows))
     odd_N = None if index is None else _odd_ones(index, columns, rows)
     return preference.preference(
         sharpness_N,
-        columns.numbers_of("underexposed", rows),
-        columns.numbers_of("overexposed", rows),
+        columns.measured("underexposed", rows),
+        columns.measured("overexposed", rows),
         limit_N=limit_N,
         odd_N=odd_N,
     )

@@ -1,7 +1,8 @@
 """Selecting: from a pool of rows to ranked choices, stage by stage as the plan says, each with the reason it was made.
 
-Filters → blank frames → near-duplicates → scores → caps and quotas → diversity → budget. Only computes: what it must know of the fleet comes
-through `Sources`. The same plan, pool and sources give the same choice.
+Filters → near-duplicates → scores → caps and quotas → diversity → budget. Frames that show nothing, or resemble no other (`outliers`), come
+last where the model ranks or there is none yet; a column or a concept may be after just those. Only computes: what it must know of
+the fleet comes through `Sources`. The same plan, pool and sources give the same choice.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import InvalidInput
-from selection.planning import constraints
-from selection.planning.plan import COLUMN, RANDOM, NearDuplicates, Plan
+from selection.planning import constraints, outliers
+from selection.planning.plan import COLUMN, CONCEPT, RANDOM, NearDuplicates, Plan
 from selection.planning.spreading import spread
 from selection.scores import calibration
 
@@ -56,11 +57,11 @@ class Sources(Protocol):
     def groups(self, rows: NDArray[np.int64], how: NearDuplicates, *, threshold: float) -> NDArray[np.int64]:
         """For each row a number that its near-duplicates among these rows share; the rows are compared now."""
 
-    def blank(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of the rows are known to show nothing: all but black or white."""
-
     def preference(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """For each row its place when one of a group is kept: 0 for the best picture of all, each place once."""
+
+    def blank(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of the rows show nothing, see `outliers.blank`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +111,7 @@ class _Ordered:
         scored: How many have one.
         terms: The single scores by name, in the same order.
         why: What it means that a row has no score, or is drawn.
+        blank: Which show nothing; those are taken when no others are left.
     """
 
     rows: NDArray[np.int64]
@@ -117,6 +119,7 @@ class _Ordered:
     scored: int
     terms: dict[str, NDArray[np.float32]]
     why: str
+    blank: NDArray[np.bool_]
 
     def keep(self, places: NDArray[np.int64]) -> _Ordered:
         scores = self.scores[places]
@@ -126,6 +129,7 @@ class _Ordered:
             scored=int((~np.isnan(scores)).sum()),
             terms={name: values[places] for name, values in self.terms.items()},
             why=self.why,
+            blank=self.blank[places],
         )
 
     def reason(self, place: int, *, rank: int, of: int) -> str:
@@ -159,22 +163,13 @@ def select(
     if not len(pool) or wanted < 1:
         return Selection(choices=[], stages=stages)
     _check_values(plan, sources)
-    blank = sources.blank(pool)
-    if blank.any() and not plan.is_random:
-        # Far from everything else, such frames would be among the first that diversity takes.
-        pool = pool[~blank]
-        stages.append(
-            Stage(name="not_blank", frames=len(pool), note=f"{int(blank.sum())} show nothing, all but black or white")
-        )
-        if not len(pool):
-            return Selection(choices=[], stages=stages)
     if plan.near_duplicates is not None:
         pool, note = _without_near_duplicates(plan, pool, taken=taken, sources=sources)
         stages.append(Stage(name="near_duplicates", frames=len(pool), note=note))
         if not len(pool):
             return Selection(choices=[], stages=stages)
     ordered = _order(plan, pool, sources=sources)
-    stages.append(Stage(name="scored", frames=ordered.scored, note="" if ordered.scored else ordered.why))
+    stages.append(_scored(ordered))
     return _Choosing(plan, ordered, taken=taken, sources=sources, budget=wanted, stages=stages).run()
 
 
@@ -182,15 +177,17 @@ def _order(plan: Plan, pool: NDArray[np.int64], *, sources: Sources) -> _Ordered
     rng = np.random.default_rng(plan.seed)
     rows = rng.permutation(np.sort(pool))
     nothing = np.full(len(rows), np.nan, dtype=np.float32)
+    blank = sources.blank(rows) if _sets_back(plan) else np.zeros(len(rows), dtype=bool)
     if plan.is_random:
-        return _Ordered(rows=rows, scores=nothing, scored=0, terms={}, why="drawn at random")
+        return _Ordered(rows=rows, scores=nothing, scored=0, terms={}, why="drawn at random", blank=blank)
     terms: dict[str, NDArray[np.float32]] = {}
     for term in plan.scores:
         values = rng.random(len(rows)) if term.score == RANDOM else sources.scores(term.score, rows)
         if values is not None:
             terms[term.score] = np.asarray(values, dtype=np.float32)
     if not set(terms) - {RANDOM}:
-        return _Ordered(rows=rows, scores=nothing, scored=0, terms={}, why="no model yet, so drawn at random")
+        why = "no model yet, so drawn at random"
+        return _Ordered(rows=rows, scores=nothing, scored=0, terms={}, why=why, blank=blank)
     known = np.any([~np.isnan(values) for name, values in terms.items() if name != RANDOM], axis=0)
     if not known.any():
         raise InvalidInput(
@@ -200,10 +197,21 @@ def _order(plan: Plan, pool: NDArray[np.int64], *, sources: Sources) -> _Ordered
     combined[~known] = np.nan
     # The sort is stable and puts NaN last, so that equal scores and frames without one keep the drawn order.
     order = np.argsort(-combined, kind="stable")
-    whole = _Ordered(
-        rows=rows, scores=combined, scored=0, terms=terms, why="drawn at random, not seen by the model yet"
-    )
-    return whole.keep(order)
+    why = "drawn at random, not seen by the model yet"
+    return _Ordered(rows=rows, scores=combined, scored=0, terms=terms, why=why, blank=blank).keep(order)
+
+
+def _scored(ordered: _Ordered) -> Stage:
+    notes = [] if ordered.scored else [ordered.why]
+    if ordered.blank.any():
+        notes.append(f"{int(ordered.blank.sum())} show nothing and come last")
+    return Stage(name="scored", frames=ordered.scored, note="; ".join(notes))
+
+
+def _sets_back(plan: Plan) -> bool:
+    """Whether frames that show nothing or resemble no other come last: not by chance, nor where somebody may be after just those."""
+    asked = any(term.score.startswith((COLUMN, CONCEPT)) for term in plan.scores)
+    return plan.pool == "unlabelled" and not plan.is_random and not asked
 
 
 def _combined(plan: Plan, terms: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -280,6 +288,8 @@ class _Choosing:
         }
         self._chosen: NDArray[np.int64] = np.empty(0, dtype=np.int64)  # Positions in the order.
         self._reasons: list[str] = []
+        self._lone = 0
+        self._sets_back = _sets_back(plan)
         self._spreads = plan.diversity.method != "none" and not plan.is_random
         self._embedded = sources.embedded(ordered.rows) if self._spreads else np.zeros(0, dtype=bool)
         if self._spreads and not self._embedded.any():
@@ -300,11 +310,17 @@ class _Choosing:
             self._stages.append(Stage(name=f"quota {need.name}", frames=have + found, note=note))
         everything = np.arange(len(self._ordered.rows))
         self._fill(everything, self._budget - len(self._chosen), because="")
-        self._stages.append(Stage(name="chosen", frames=len(self._chosen)))
+        note = f"{self._lone} that resemble no other frame were set back" if self._lone else ""
+        self._stages.append(Stage(name="chosen", frames=len(self._chosen), note=note))
         return Selection(choices=self._choices(), stages=self._stages, spread=self._spreads)
 
     def _fill(self, eligible: NDArray[np.int64], places: int, *, because: str) -> int:
-        """Takes up to so many of the eligible positions; how many it were."""
+        """Takes up to so many of the eligible positions, those that show nothing last; how many it were."""
+        blank = self._ordered.blank[eligible]
+        found = self._take(eligible[~blank], places, because=because)
+        return found + self._take(eligible[blank], places - found, because=because + ", though it shows nothing")
+
+    def _take(self, eligible: NDArray[np.int64], places: int, *, because: str) -> int:
         free = eligible[~np.isin(eligible, self._chosen)]
         free = constraints.within_caps(self._codes, self._plan.caps, taken=self._chosen, order=free)
         places = min(places, len(free))
@@ -325,7 +341,7 @@ class _Choosing:
         scored = ~np.isnan(ordered.scores[free])
         # Frames without a score only fill up, as do those without a vector.
         usable = free[scored] if int(scored.sum()) >= places else free
-        candidates = usable[self._embedded[usable]][:most]
+        candidates = self._in_company(usable[self._embedded[usable]][:most], places)
         picked: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         reasons: list[str] = []
         if len(candidates):
@@ -342,6 +358,17 @@ class _Choosing:
             reasons = [f", then {told}" for told in found.reasons]
         filler = free[~np.isin(free, picked) & ~self._embedded[free]][: places - len(picked)]
         return np.concatenate([picked, filler]), reasons + [", no vector yet"] * len(filler)
+
+    def _in_company(self, candidates: NDArray[np.int64], places: int) -> NDArray[np.int64]:
+        """The candidates but those that resemble no other frame, if that leaves enough."""
+        if not self._sets_back:
+            return candidates
+        rows = self._ordered.rows
+        lone = outliers.lone(rows[candidates], rows, self._sources, seed=self._plan.seed)
+        if int((~lone).sum()) < places:
+            return candidates
+        self._lone += int(lone.sum())
+        return candidates[~lone]
 
     def _vectors(self, rows: NDArray[np.int64], *, like: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors of rows; of the right width when there are none."""

@@ -30,10 +30,10 @@ from selection.ingest.ingest import ingest
 from selection.planning.plan import NearDuplicates
 from selection.planning.selecting import select
 from selection.ranking.predictions import Predictions
-from service import selecting
 from service.curator import Curator
 from service.demo import answers, demo
 from service.production_line import open_line
+from service.selecting import blank_frames
 from service.simulation import learners
 from service.simulation.learners import Learner
 from service.simulation.strategies import Strategy
@@ -370,13 +370,13 @@ class _Sources:
         found = near_duplicate_groups(self.vectors(rows), threshold=threshold, priority_N=self.preference(rows))
         return found.keeper_N
 
-    def blank(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return selecting.blank(self._curator.columns(), rows)
-
     def preference(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         from selection.near_duplicates.of_fleet import quality_order
 
         return quality_order(self._curator.columns(), rows)
+
+    def blank(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return blank_frames(self._curator.columns(), rows)
 
 
 class _Store:

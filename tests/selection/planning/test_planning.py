@@ -42,7 +42,7 @@ class Fleet:
         }
     )
     surveyed: NDArray[np.int64] | None = None
-    black: tuple[int, ...] = ()
+    dark: frozenset[int] = frozenset()
 
     def scores(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.floating] | None:
         if name not in self.columns:
@@ -76,13 +76,13 @@ class Fleet:
         priority = self.preference(rows)
         return near_duplicate_groups(self.vectors_ND[rows], threshold=threshold, priority_N=priority).keeper_N
 
-    def blank(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return np.isin(rows, self.black)
-
     def preference(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         place = np.empty(len(rows), dtype=np.int64)
         place[np.argsort(np.where(rows == 58, -1, rows))] = np.arange(len(rows))
         return place
+
+    def blank(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.isin(rows, list(self.dark))
 
 
 def choose(fleet: Fleet | None = None, *, taken: NDArray[np.int64] = NONE, **fields: Any) -> Selection:
@@ -101,16 +101,6 @@ def test_without_diversity_the_least_sure_come_first_with_score_and_rank() -> No
     assert found.choices[0].score == pytest.approx(1.0)
     assert not found.spread
     assert [(stage.name, stage.frames) for stage in found.stages] == [("pool", 60), ("scored", 60), ("chosen", 3)]
-
-
-def test_frames_that_show_nothing_are_chosen_by_chance_alone() -> None:
-    fleet = Fleet(black=(59, 57))
-    found = choose(fleet, budget=3, diversity="none")
-    assert rows_of(found) == [58, 56, 55]
-    assert [(stage.name, stage.frames) for stage in found.stages[:2]] == [("pool", 60), ("not_blank", 58)]
-    assert found.stages[1].note == "2 show nothing, all but black or white"
-    assert len(choose(fleet, budget=60, scores="random").choices) == 60
-    assert choose(Fleet(black=tuple(range(ROWS))), budget=3).choices == []
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "none"])
@@ -157,6 +147,39 @@ def test_a_cold_start_is_spread_and_says_so() -> None:
     filled = choose(half, budget=4)
     assert set(rows_of(filled)[:2]) == {0, 1}
     assert filled.choices[2].reason.endswith("no vector yet")
+
+
+@pytest.mark.parametrize("diversity", METHODS)
+def test_frames_that_show_nothing_come_last(diversity: str) -> None:
+    """The darkest are those that the model is least sure of, and in the cold start the farthest from all."""
+    fleet = Fleet(dark=frozenset(range(50, 60)))
+    fleet.vectors_ND[50:] = -fleet.vectors_ND[:50].mean(axis=0) / np.linalg.norm(fleet.vectors_ND[:50].mean(axis=0))
+    for entropy in (np.linspace(0, 1, ROWS), None):
+        fleet.columns["entropy"] = entropy
+        assert max(rows_of(choose(fleet, budget=20, diversity=diversity))) < 50
+        most = choose(fleet, budget=55, diversity=diversity)
+        assert set(rows_of(most)[:50]) == set(range(50)), "all others first"
+        assert "though it shows nothing" in most.choices[50].reason
+        stages = choose(fleet, budget=20, diversity=diversity).stages
+        assert "10 show nothing and come last" in next(one.note for one in stages if one.name == "scored")
+    fleet.columns["entropy"] = np.linspace(0, 1, ROWS)
+    by_column = choose(fleet, budget=5, diversity="none", scores=[{"score": "column:speed", "order": "lowest"}])
+    assert rows_of(by_column) == [59, 58, 57, 56, 55], "who asks for a column may want just those"
+    assert rows_of(choose(fleet, budget=1, where="", scores="random", seed=4)), "chance takes them as they come"
+
+
+def test_a_picture_like_no_other_is_not_picked_first() -> None:
+    vectors_ND = np.abs(unit_vectors(ROWS * 4, dimension=4))
+    vectors_ND[200] = [-1, 0, 0, 0]
+    fleet = Fleet(vectors_ND=vectors_ND, valid=np.ones(ROWS * 4, dtype=bool), columns={"entropy": None})
+    pool = np.arange(ROWS * 4)
+    plain = spreading.spread(
+        "k_center_greedy", vectors_ND, NONE[:, np.newaxis], weight_N=np.ones(len(pool)), budget=5, seed=0
+    )
+    assert 200 in plain.picks
+    found = selecting.select(plan.parse({"version": 1, "budget": 5}), pool=pool, taken=NONE, sources=fleet)
+    assert 200 not in rows_of(found)
+    assert found.stages[-1].note == "1 that resemble no other frame were set back"
 
 
 def test_a_random_draw_stays_random_and_depends_on_the_seed_alone() -> None:

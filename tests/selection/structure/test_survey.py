@@ -39,7 +39,7 @@ class Surveyed:
         self.columns.refresh()
 
     def make(self) -> survey.Survey:
-        made = survey.make(self.platform, self.index, self.columns, text_emb=None)
+        made = survey.make(self.platform, self.index, self.columns, text_emb=None, threshold=0.95)
         assert made is not None
         return made
 
