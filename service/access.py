@@ -229,6 +229,8 @@ def _add_security_headers(headers: MutableHeaders, *, path: str) -> None:
     headers.setdefault("x-content-type-options", "nosniff")
     headers.setdefault("referrer-policy", "same-origin")
     headers.setdefault("x-frame-options", "DENY")
+    if path.startswith("/api/"):
+        headers.setdefault("cache-control", "no-store")
     if not path.startswith("/images/"):
         headers.setdefault("cross-origin-resource-policy", "same-origin")
 

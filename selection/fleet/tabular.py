@@ -66,7 +66,10 @@ def _csv(path: Path) -> Iterator[Line]:
     """Cells stay text; empty ones are left out."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
-        header = next(reader, [])
+        try:
+            header = next(reader, [])
+        except csv.Error as exc:
+            raise InvalidInput(f"{path} is not CSV that can be read: {exc}") from exc
         if twice := [name for name in header if header.count(name) > 1]:
             raise InvalidInput(f"{path}: the column {twice[0]!r} is there twice")
         while True:

@@ -79,7 +79,7 @@ def delete(name: ConceptName, as_json: Json = False) -> None:
 @concept_app.command("rank")
 def rank(
     name: ConceptName,
-    k: Annotated[int, typer.Option("--limit", "-k", min=1, max=100_000, help="How many frames.")] = 50,
+    k: Annotated[int, typer.Option("--limit", "-k", "-n", min=1, max=100_000, help="How many frames.")] = 50,
     where: Annotated[str, typer.Option(help="Only frames that match this filter.")] = "",
     ask: Annotated[
         bool, typer.Option("--ask", help="The frames whose mark would teach most, instead of the best.")

@@ -150,6 +150,7 @@ def test_every_answer_carries_the_policy(client: TestClient) -> None:
         headers = client.get(path).headers
         assert "script-src 'self'" in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
+    assert client.get("/api/v1/tasks").headers["cache-control"] == "no-store"
 
 
 def test_large_requests_are_refused_before_they_are_read(client: TestClient) -> None:

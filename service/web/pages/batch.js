@@ -1,7 +1,8 @@
 // One batch: its progress, and its frames with the reason for each and what people said.
 
 import { get, poll, previewUrl } from "../parts/api.js";
-import { emptiness, h, put } from "../parts/dom.js";
+import { h, put } from "../parts/dom.js";
+import { refusal } from "../parts/fault.js";
 import { count, figure, moment, short } from "../parts/format.js";
 import { batchActions, planWords, progressBar, statePill } from "../parts/progress.js";
 
@@ -27,7 +28,7 @@ export function batchPage(home, { id }) {
       // Only what is on the page already is asked for again; the rest comes by scrolling.
       await load(0, Math.max(PAGE, shown.size));
     } catch (fault) {
-      if (!shown.size) put(head, emptiness("This did not work", fault.message));
+      if (!shown.size) put(head, refusal(fault));
       throw fault;
     }
   }

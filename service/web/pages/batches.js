@@ -3,6 +3,7 @@
 import { get, poll } from "../parts/api.js";
 import { openBatchDialog } from "../parts/batch_dialog.js";
 import { emptiness, h, put } from "../parts/dom.js";
+import { refusal } from "../parts/fault.js";
 import { ago, moment } from "../parts/format.js";
 import { batchActions, planWords, progressBar, statePill } from "../parts/progress.js";
 import { go, query, withQuery } from "../parts/router.js";
@@ -28,7 +29,7 @@ export function batchesPage(home) {
       if (now !== before) put(list, batches.length ? batches.map((batch) => card(batch, refresh)) : nothing());
       before = now;
     } catch (fault) {
-      if (!before) put(list, emptiness("This did not work", fault.message));
+      if (!before) put(list, refusal(fault));
       throw fault;
     }
   }

@@ -3,6 +3,7 @@
 import { get, poll, post } from "../parts/api.js";
 import { metricChart } from "../parts/chart.js";
 import { emptiness, h, note, put } from "../parts/dom.js";
+import { refusal } from "../parts/fault.js";
 import { ago, figure, moment, short, words } from "../parts/format.js";
 import { openImportDialog } from "../parts/import_dialog.js";
 import { workflowPill } from "./workflow.js";
@@ -29,7 +30,7 @@ export function modelsPage(home) {
       const of = (list, task) => list.filter((one) => one.task_id === task.task_id);
       put(body, tasks.map((task) => section(task, of(models, task), of(workflows, task), refresh)));
     } catch (fault) {
-      if (!before) put(body, emptiness("This did not work", fault.message));
+      if (!before) put(body, refusal(fault));
       throw fault;
     }
   }

@@ -5,6 +5,7 @@ import { openBatchDialog } from "../parts/batch_dialog.js";
 import { openDetail } from "../parts/detail.js";
 import { emptiness, h, icon, note, put } from "../parts/dom.js";
 import { changedWhere, facetPanel, rangedWhere } from "../parts/facets.js";
+import { refusal } from "../parts/fault.js";
 import { count, plural, words } from "../parts/format.js";
 import { Grid } from "../parts/grid.js";
 import { keepImage, keptImage } from "../parts/kept_image.js";
@@ -249,10 +250,12 @@ class SearchPage {
     if (!nothing) return;
     const { q, where, like, unlike, image } = this.search;
     const unfiltered = where && h("button", { onclick: () => this.visit({ where: null }) }, "Remove the filter");
-    if (fault) this.blank = emptiness("This did not work", fault.message, where || null, unfiltered);
+    if (fault?.code === "unreachable") this.blank = refusal(fault, null, () => this.run());
+    else if (fault) this.blank = emptiness("This did not work", fault.message, where || null, unfiltered);
+    else if (this.found.rows === 0) this.blank = emptiness("No frames yet", "Take in a folder of images, with a metadata.jsonl beside them if you have one:", "mlpl ingest /path/to/images --site my-site");
     else if (where) this.blank = emptiness("No frame matches", "Remove a filter above, or click it again on the left.", null, unfiltered);
     else if (q || like || unlike || image) this.blank = emptiness("Nothing to rank yet", "No frame has a vector. `mlpl serve` makes them by itself; by hand:", "mlpl embed");
-    else this.blank = emptiness("No frames yet", "Take in a folder of images, with a metadata.jsonl beside them if you have one:", "mlpl ingest /path/to/images --site my-site");
+    else this.blank = emptiness("No frames", "Every frame is withdrawn; this takes one back:", "mlpl withdraw ID --undo");
     this.results.insertBefore(this.blank, this.chosen);
   }
 

@@ -1,7 +1,8 @@
 // One run of the Model Line: its steps, what it ran on and with, its figures and its log.
 
 import { ApiError, get, poll } from "../parts/api.js";
-import { emptiness, h, put } from "../parts/dom.js";
+import { h, put } from "../parts/dom.js";
+import { refusal } from "../parts/fault.js";
 import { ago, count, duration, figure, moment, short, words } from "../parts/format.js";
 
 const TONES = { pending: "", running: ".busy", completed: ".good", failed: ".bad" };
@@ -31,7 +32,7 @@ export function workflowPage(home, { id }) {
       if (atEnd) log.scrollTop = log.scrollHeight;
       if (["completed", "failed"].includes(workflow.state)) stop();
     } catch (fault) {
-      if (!before) put(body, emptiness("This did not work", fault.message));
+      if (!before) put(body, refusal(fault));
       if (fault instanceof ApiError && fault.status === 404) stop();
       throw fault;
     }

@@ -24,7 +24,7 @@ export function openDetail(frameId, { close, like, unlike, step = null, select =
   const body = h("div", null, h("div.wait", null, "…"));
   const selectButton = h("button.small", { onclick: () => (select(frameId), mark()) });
   const where = h("span.where", null);
-  const taught = h("div.acts", { title: "Marks for the concept that is being taught; the first asks for its name" }, h("span.dim", null, taughtConcept() || "A concept?"),
+  const taught = h("div.acts", { title: "Marks for the concept that is being taught; the first asks for its name" }, h("span.dim", null, taughtConcept() || "Concept"),
     h("button.small", { title: "y", onclick: () => teach(frameId, "yes") }, "Yes"),
     h("button.small", { title: "n", onclick: () => teach(frameId, "no") }, "No"),
     h("button.small.quiet", { title: "u: takes the mark back", onclick: () => teach(frameId, "neither") }, "Unmark"));

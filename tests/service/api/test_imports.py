@@ -84,6 +84,10 @@ def test_coco_results_come_with_their_dataset(client: TestClient, platform: Plat
         ("p.jsonl", b"{}", {"model": "No Good"}, 422, "model name"),
         ("p.jsonl", b"{}", {}, 422, "body.model"),
         ("p.json", b"[]", {"model": "m"}, 422, "p.json is read as COCO results"),
+        ("p.csv", b"x" * 200_000, {"model": "m"}, 422, "p.csv is not CSV"),
+        ("p.csv", b"frame_id\xff\xfe", {"model": "m"}, 422, "it is not UTF-8 text"),
+        ("p.parquet", b"PAR1....PAR1", {"model": "m"}, 422, "p.parquet is not Parquet"),
+        ("p.jsonl", b"[" * 100_000, {"model": "m"}, 422, "nothing in p.jsonl could be used"),
     ],
 )
 def test_what_cannot_be_imported_is_told_without_the_servers_paths(

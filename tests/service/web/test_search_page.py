@@ -200,3 +200,27 @@ def test_refused_frames_are_left_out_by_one_click(
     page.get_by_role("button", name="Leave out 1, go on with 2").click()
     expect(page).to_have_url(re.compile(r"/batches/road-users-"))
     expect(page.locator(".ftile")).to_have_count(2)
+
+
+def test_a_server_that_is_away_and_comes_back(page: Page, address: str, fleet: list[Frame]) -> None:
+    from playwright.sync_api import expect
+
+    page.goto(address)
+    expect(page.locator(".cell img")).to_have_count(len(fleet))
+    page.evaluate("window.kept = window.fetch; window.fetch = () => Promise.reject(new TypeError('away')); 0")
+    page.get_by_role("link", name="Concepts").click()
+    expect(page.locator(".empty")).to_contain_text("The server does not answer")
+    page.evaluate("window.fetch = window.kept; 0")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".empty")).to_contain_text("No concepts yet")
+
+
+def test_an_address_that_is_no_page(page: Page, address: str, fleet: list[Frame]) -> None:
+    from playwright.sync_api import expect
+
+    assert fleet
+    page.goto(address)
+    page.evaluate("history.pushState(null, '', '/trace/%ff%/nowhere'); dispatchEvent(new PopStateEvent('popstate'))")
+    expect(page.locator(".empty")).to_contain_text("No such page")
+    page.get_by_role("link", name="Go to the search").click()
+    expect(page.locator(".cell img")).to_have_count(len(fleet))
