@@ -38,8 +38,8 @@ class Surveyed:
         self.index.refresh()
         self.columns.refresh()
 
-    def make(self) -> survey.Survey:
-        made = survey.make(self.platform, self.index, self.columns, text_emb=None, threshold=0.95)
+    def make(self, threshold: float | None = 0.95) -> survey.Survey:
+        made = survey.make(self.platform, self.index, self.columns, text_emb=None, threshold=threshold)
         assert made is not None
         return made
 
@@ -80,7 +80,7 @@ def test_a_survey_says_from_where_frames_are_near_duplicates(fleet: Fleet) -> No
     here.emb_ND[:, 0] += 4.0  # All are alike.
     here.emb_ND /= np.linalg.norm(here.emb_ND, axis=1, keepdims=True)
     here.grow(400, drive=[f"drive-{i // 20}" for i in range(400)])
-    made = here.make()
+    made = here.make(threshold=None)
     expected = of_fleet.calibrated(here.index, here.columns)
     assert (made.threshold, made.threshold_basis) == (expected.threshold, expected.basis)
     assert made.threshold > 0.96
