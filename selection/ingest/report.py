@@ -59,6 +59,8 @@ class IngestReport:
             f"{self.added} added, {self.already_present} already present, {self.missing} missing, {self.broken} broken "
             f"in {self.seconds:.1f} s ({rate:.0f} files/s)"
         ]
+        if not (self.added or self.already_present or self.missing or self.broken or self.ignored):
+            lines.append("nothing to take in was found there: no image, video or line of a list")
         counts: dict[Kind, int] = {"missing": self.missing, "broken": self.broken}
         for kind, count in counts.items():
             shown = self.examples.get(kind, ())
@@ -72,7 +74,9 @@ class IngestReport:
         if self.repaired:
             lines.append(f"{self.repaired} frames whose stored file was lost or cut short have it again")
         if self.ignored:
-            lines.append(f"{self.ignored} files were ignored because the metadata.jsonl beside them does not list them")
+            lines.append(
+                f"{self.ignored} files were passed over: no sound line of the metadata.jsonl beside them names them"
+            )
         return "\n".join([*lines, *(self.tracks.lines() if self.tracks else ())])
 
     def as_json(self) -> dict[str, Any]:

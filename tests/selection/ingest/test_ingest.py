@@ -325,3 +325,10 @@ def test_a_batch_that_cannot_be_recorded_ends_the_ingest(
         with pytest.raises(BackendUnavailable, match="gone"):
             ingest(stores, [str(tmp_path)])
     assert _counts(ingest(stores, [str(tmp_path)])) == (3, 0, 3, 0, 0)
+
+
+def test_a_list_without_lines_and_an_empty_folder_are_said_to_hold_nothing(stores: Platform, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.jsonl").write_text("")
+    for source in ("empty", "empty.jsonl"):
+        assert "nothing to take in was found there" in ingest(stores, [str(tmp_path / source)]).summary()
