@@ -18,7 +18,7 @@ BLANK_SHARPNESS = 5.0
 COMPANY = 3
 """Frames of a scene that lasts, however rare it is, have so many others like them."""
 LEAST_SAMPLE = 100
-MOST_SHARE = 100
+ONE_IN = 50
 """One row in so many is set back for being lone, at most."""
 _SAMPLE = 1024
 _BESIDE = 2
@@ -58,8 +58,8 @@ def lone(rows_N: NDArray[np.int64], pool: NDArray[np.int64], fleet: Vectors, *, 
 
     A row is lone when its third nearest neighbour is out of reach: among a sample of the pool, among `rows_N`, and beside it in the fleet,
     where the next frames of its drive are. The reach is what is unusual in this pool: three interquartile ranges above the upper quartile
-    of the sample's distances to their third neighbours, and no less than the median distance of two frames drawn at random. Of a
-    hundred rows one is lone at most, the farthest: where there are more, they are what this fleet looks like.
+    of the sample's distances to their third neighbours, and no less than the median distance of two frames drawn at random. Of
+    fifty rows one is lone at most, the farthest: where there are more, they are what this fleet looks like.
 
     Source: Tukey, "Exploratory Data Analysis", 1977, section 2D ("far out" values). Time O(N * D) for a sample of fixed size.
 
@@ -83,7 +83,7 @@ def lone(rows_N: NDArray[np.int64], pool: NDArray[np.int64], fleet: Vectors, *, 
     around = np.unique(np.concatenate([sample, rows_N, beside[beside >= 0]]))
     around = around[fleet.embedded(around)]
     distance_S = _to_company(emb_ND[suspects], rows_N[suspects], fleet.vectors(around), around)
-    farthest = np.argsort(-distance_S, kind="stable")[: -(-len(rows_N) // MOST_SHARE)]
+    farthest = np.argsort(-distance_S, kind="stable")[: -(-len(rows_N) // ONE_IN)]
     found[suspects[farthest]] = distance_S[farthest] > reach
     return found
 

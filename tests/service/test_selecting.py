@@ -63,6 +63,18 @@ def test_stages_say_what_each_step_left(platform: Platform, fleet: list[Frame], 
     assert {place.row for place in found.places} == expected
 
 
+def test_frames_that_show_nothing_are_chosen_last_unless_a_column_asks(
+    platform: Platform, fleet: list[Frame], task: tasks.Task
+) -> None:
+    frames = platform.database["frames"]
+    frames.update_many({}, {"$set": {"underexposed": 0.1, "overexposed": 0.0, "sharpness": 300.0}})
+    frames.update_one({"_id": fleet[5].frame_id}, {"$set": {"underexposed": 0.99}})
+    assert selecting.blank_frames(Curator(platform).columns(), np.array([4, 5, 99])).tolist() == [False, True, False]
+    last = _outcome(platform, task, budget=12).places[-1]
+    assert (last.row, last.reason) == (5, "no model yet, so drawn at random, though it shows nothing")
+    assert _outcome(platform, task, scores=["column:underexposed"], budget=1).places[0].row == 5
+
+
 def test_near_duplicates_are_compared_when_no_survey_was_made(
     platform: Platform, fleet: list[Frame], task: tasks.Task
 ) -> None:
