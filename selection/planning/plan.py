@@ -14,7 +14,8 @@
     budget: 200
     seed: 7
 
-Everything but `version` has a default. Unknown keys are refused, by path.
+Everything but `version` has a default. Unknown keys are refused, by path. Frames that show nothing or resemble no other are chosen last, unless
+a column or a concept ranks (`selection.planning.outliers`).
 """
 
 from __future__ import annotations
