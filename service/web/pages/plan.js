@@ -146,11 +146,11 @@ class PlanPage {
   }
 
   async preview() {
+    this.result.classList.add("loading"); // It stays so beside a plan that cannot be read: what is shown is of the one before.
     const plan = await this.current();
-    if (!this.hasTask) return this.invite();
-    localStorage.setItem("batch.task", this.task.value);
-    this.result.classList.add("loading");
     try {
+      if (!this.hasTask) return this.invite();
+      localStorage.setItem("batch.task", this.task.value);
       const found = await post("/plans/preview", { task: this.task.value, plan }, { signal: this.abort.signal });
       this.show(found);
     } catch (fault) {

@@ -119,9 +119,9 @@ class SearchPage {
     } catch (fault) {
       clearTimeout(patience);
       if (fault.name === "AbortError") return;
-      this.found = { total: 0, hits: [], terms: this.terms };
+      this.found = { total: 0, hits: [], terms: this.terms, failed: true };
       this.grid.seed(this.found);
-      this.drawBar("–");
+      this.drawBar();
       this.drawMistake(fault);
       this.drawBlank(fault);
     }
@@ -197,7 +197,7 @@ class SearchPage {
     const total = this.found?.total ?? 0;
     const ranked = Boolean(q || like || unlike || image);
     put(this.bar,
-      h("span.total", { id: "total" }, state ?? (group ? plural(total, words(group)) : plural(total, "frame"))),
+      h("span.total", { id: "total" }, state ?? (this.found?.failed ? "–" : plural(total, group ? words(group) : "frame"))),
       state === undefined && ranked && !sort && total > 0 && h("span.faint", null, `nearest first · ${Math.round(this.found.took_ms)} ms`),
       LIKENESS.flatMap((kind) => listed(this.search[kind]).map((id) => this.seed(kind, id))),
       image && this.seedOf(keptImage(image) ? URL.createObjectURL(keptImage(image)) : null, "like this image", "", () => this.visit({ image: null })),
@@ -251,6 +251,7 @@ class SearchPage {
     const { q, where, like, unlike, image } = this.search;
     const unfiltered = where && h("button", { onclick: () => this.visit({ where: null }) }, "Remove the filter");
     if (fault?.code === "unreachable") this.blank = refusal(fault, null, () => this.run());
+    else if (!this.mistake.hidden) this.blank = emptiness("This cannot be searched for", "The box above shows what is wrong and where.");
     else if (fault) this.blank = emptiness("This did not work", fault.message, where || null, unfiltered);
     else if (this.found.rows === 0) this.blank = emptiness("No frames yet", "Take in a folder of images, with a metadata.jsonl beside them if you have one:", "mlpl ingest /path/to/images --site my-site");
     else if (where) this.blank = emptiness("No frame matches", "Remove a filter above, or click it again on the left.", null, unfiltered);

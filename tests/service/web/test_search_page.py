@@ -147,6 +147,8 @@ def test_a_mistake_in_the_box_is_marked(page: Page, address: str) -> None:
     page.keyboard.press("Enter")
     expect(page.locator(".mistake mark")).to_have_text("w")
     expect(page.locator(".mistake")).to_contain_text("character 5: there is no key 'wether'")
+    expect(page.locator(".empty")).to_contain_text("The box above shows what is wrong")
+    expect(page.locator("#total")).to_have_text("–")
 
 
 def test_from_selection_to_a_batch_and_its_trace(
