@@ -171,6 +171,7 @@ class _ArrayFile:
         return self
 
     def append(self, values: NDArray[Any]) -> None:
+        """Adds values behind those that are there; the first ones say what shape and type all have."""
         self._like = values if self._like is None else self._like
         self._rows += len(values)
         self._file.write(np.ascontiguousarray(values).data.cast("B") if values.size else b"")
