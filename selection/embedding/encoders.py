@@ -22,8 +22,6 @@ from infra.platform import Platform
 from selection.embedding import weights
 from selection.embedding.encoder import Encoder
 
-__all__ = ["INDEXES", "Encoder", "EncoderChoice"]
-
 INDEXES: dict[str, list[IndexModel]] = {"encoders": []}
 
 _log = get_logger(__name__)

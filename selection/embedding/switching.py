@@ -14,7 +14,7 @@ from infra.logs import get_logger
 from infra.platform import Platform
 from selection import shards
 from selection.embedding import encoders, weights
-from selection.embedding.encoders import Encoder
+from selection.embedding.encoder import Encoder
 from selection.fleet import frames
 
 _log = get_logger(__name__)

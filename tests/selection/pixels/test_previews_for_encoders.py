@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from selection.embedding import weights
-from selection.embedding.encoders import Encoder
+from selection.embedding.encoder import Encoder
 from selection.pixels import images
 from tests.selection.pixels.pictures import encoded
 
