@@ -21,9 +21,13 @@ from infra.logs import get_logger
 from infra.platform import Platform
 from selection.embedding import weights
 from selection.embedding.encoder import Encoder
+from selection.embedding.weights import Weights
 
 INDEXES: dict[str, list[IndexModel]] = {"encoders": []}
 
+Kind = Literal["configured", "small"]
+
+_SMALL_ONE = "the small encoder that ships with MLPL, which knows driving scenes only; see README"
 _log = get_logger(__name__)
 
 
@@ -40,7 +44,7 @@ class EncoderChoice:
 
     configured: str
     encoder_id: str
-    kind: Literal["configured", "small"]
+    kind: Kind
     notice: str | None
     chosen_at: datetime
 
@@ -132,21 +136,8 @@ def load_named(platform: Platform) -> Encoder:
 
 def _decide(platform: Platform, *, replaces: EncoderChoice | None) -> EncoderChoice:
     """Settles which encoder the setting means; of several processes that do so at once, the first one's answer counts."""
-    configured, notice = weights.name_of(platform), None
-    kind: Literal["configured", "small"] = "configured"
-    try:
-        found = weights.configured(platform)
-    except weights.CannotBeHad as exc:
-        found, kind = weights.small(), "small"
-        notice = (
-            f"encoder {configured} cannot be had here ({exc}): using the small encoder that ships with MLPL, "
-            "which knows driving scenes only; see README"
-        )
-    if configured == weights.SMALL:
-        kind, notice = (
-            "small",
-            "using the small encoder that ships with MLPL, which knows driving scenes only; see README",
-        )
+    configured = weights.name_of(platform)
+    found, kind, notice = _within_reach(platform, configured)
     fresh = EncoderChoice(
         configured=configured,
         encoder_id=found.encoder_id,
@@ -158,8 +149,16 @@ def _decide(platform: Platform, *, replaces: EncoderChoice | None) -> EncoderCho
     if replaces is not None:
         retrying(lambda: collection.delete_one({"_id": configured, "encoder_id": replaces.encoder_id}))
     retrying(lambda: collection.update_one({"_id": configured}, {"$setOnInsert": asdict(fresh)}, upsert=True))
-    settled = choice_of(platform)
-    _log.info(
-        "encoder_chosen", configured=configured, encoder_id=(settled or fresh).encoder_id, kind=(settled or fresh).kind
-    )
-    return settled or fresh
+    settled = choice_of(platform) or fresh
+    _log.info("encoder_chosen", configured=configured, encoder_id=settled.encoder_id, kind=settled.kind)
+    return settled
+
+
+def _within_reach(platform: Platform, configured: str) -> tuple[Weights, Kind, str | None]:
+    """The weights to use, whose they are, and what to tell people when they are the small encoder's."""
+    if configured == weights.SMALL:
+        return weights.small(), "small", f"using {_SMALL_ONE}"
+    try:
+        return weights.configured(platform), "configured", None
+    except weights.CannotBeHad as exc:
+        return weights.small(), "small", f"encoder {configured} cannot be had here ({exc}): using {_SMALL_ONE}"
