@@ -186,6 +186,7 @@ class _Assets(StaticFiles):
     """Static files that a browser keeps and asks about each time: an upgrade shows at once, and nothing is sent twice."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """The file, to be asked about before it is used again."""
         response = super().file_response(*args, **kwargs)
         response.headers["cache-control"] = "no-cache"
         return response

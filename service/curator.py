@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from selection.embedding.encoders import Encoder, EncoderChoice
+    from selection.embedding.encoder import Encoder
+    from selection.embedding.encoders import EncoderChoice
     from selection.embedding.index import VectorIndex
     from selection.fleet.columns import Columns, Histogram
     from selection.ranking.examples import Example

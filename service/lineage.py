@@ -91,12 +91,14 @@ class _Tracer:
     left_out: int = 0
 
     def from_frame(self, frame_id: str) -> None:
+        """Follows a frame to the batches, labels and dataset versions it is in, and on to models."""
         self._add_frames([frame_id])
         self._add_places(batches.places_of(self.db, frame_id))
         self._add_labels(labels.of_frame(self.db, frame_id))
         self._forward([binding["dataset_id"] for binding in self._bind(datasets.of_frame(self.db, frame_id))])
 
     def from_label(self, label_id: str) -> None:
+        """Likewise a label, and back to its frame and batch."""
         label = labels.get(self.db, label_id)
         self._add_frames([label.frame_id])
         self._add_places(
@@ -106,6 +108,7 @@ class _Tracer:
         self._forward([binding["dataset_id"] for binding in self._bind(datasets.of_labels(self.db, [label_id]))])
 
     def from_batch(self, batch_id: str) -> None:
+        """Likewise a batch's frames and labels, to the limit."""
         self._add_batch(batches.get(self.db, batch_id))
         places = batches.frames_of(self.db, batch_id, limit=self.frame_limit or 0)
         self.left_out += batches.progress(self.db, batch_id).total - len(places)
@@ -121,10 +124,12 @@ class _Tracer:
         self._forward(dataset_ids)
 
     def from_dataset(self, dataset_id: str) -> None:
+        """Follows a dataset version back to its labels and frames, and on to models."""
         self._back_from_dataset(dataset_id)
         self._forward([dataset_id])
 
     def from_workflow(self, workflow_id: str) -> None:
+        """Follows a workflow back to its dataset version and on to its model."""
         workflow = workflows.get(self.db, workflow_id)
         self._add_workflow(workflow)
         if workflow.dataset_id:
@@ -133,6 +138,7 @@ class _Tracer:
             self._add_model(models.get(self.db, workflow.model_id))
 
     def from_model(self, model_id: str) -> None:
+        """Follows a model back through its workflow; an imported one has none, only batches it ranked."""
         model = models.get(self.db, model_id)
         if model.workflow_id is not None:
             self.from_workflow(model.workflow_id)

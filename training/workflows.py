@@ -415,7 +415,7 @@ def backbone_key(platform: Platform) -> str:
     from safetensors.torch import save
 
     from selection.embedding import backbone
-    from selection.embedding.encoders import SMALL_ENCODER
+    from selection.embedding.weights import SMALL_ENCODER
 
     data = save(backbone.backbone_state(SMALL_ENCODER))
     key = f"backbones/mobilenet_v3_small-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"

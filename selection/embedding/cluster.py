@@ -19,6 +19,7 @@ from infra.logs import get_logger
 from infra.platform import Platform, open_platform
 from infra.settings import Settings
 from selection.embedding import embed, encoders
+from selection.embedding.encoder import Encoder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,7 +89,7 @@ class _Host:
     def __init__(self, settings: Settings, encoder_id: str) -> None:
         self._settings, self._encoder_id = settings, encoder_id
         self._open = ExitStack()
-        self._ready: tuple[Platform, encoders.Encoder] | None = None
+        self._ready: tuple[Platform, Encoder] | None = None
 
     def __call__(self, pieces: dict[str, NDArray[np.int64]]) -> dict[str, list[Any]]:
         """Embeds some pieces. What goes wrong travels as a sentence, so that it reads the same on the driver's side."""
@@ -102,7 +103,7 @@ class _Host:
             trouble = str(exc).partition("\n")[0] or type(exc).__name__
         return {"rows": [rows], "unreadable": [json.dumps(unreadable)], "trouble": [trouble]}
 
-    def _opened(self) -> tuple[Platform, encoders.Encoder]:
+    def _opened(self) -> tuple[Platform, Encoder]:
         if self._ready is None:
             platform = self._open.enter_context(open_platform(self._settings))
             encoder = encoders.load_encoder(platform)

@@ -13,8 +13,8 @@ from infra.errors import BackendUnavailable
 from infra.logs import get_logger
 from infra.platform import Platform
 from selection import shards
-from selection.embedding import encoders
-from selection.embedding.encoders import Encoder
+from selection.embedding import encoders, weights
+from selection.embedding.encoder import Encoder
 from selection.fleet import frames
 
 _log = get_logger(__name__)
@@ -113,7 +113,7 @@ def _loaded(there: Platform) -> Encoder:
     before = encoders.choice_of(there)
     encoder = encoders.load_named(there)
     choice = encoders.choice_of(there)
-    if choice is not None and choice.kind == "small" and there.settings.encoder != encoders.SMALL:
+    if choice is not None and choice.kind == "small" and there.settings.encoder != weights.SMALL:
         if before is None:
             there.database.encoders.delete_one({"_id": choice.configured, "kind": "small"})
         raise BackendUnavailable(

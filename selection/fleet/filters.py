@@ -225,6 +225,7 @@ class _Reader:
         return self.at < len(self.text)
 
     def word(self) -> str:
+        """What stands here up to the next space, empty at the end; does not move on."""
         found = _WORD.match(self.text, self.at)
         return found[0] if found else ""
 
@@ -242,6 +243,7 @@ class _Reader:
         return word
 
     def term(self, key: re.Match[str]) -> Term:
+        """Moves past a term whose key was found here."""
         start, self.at = self.at, key.end()
         negated, name = key[1] == "-", key[2]
         if name in ("after", "before"):
@@ -269,6 +271,7 @@ class _Reader:
         )
 
     def refused(self, at: int, problem: str) -> InvalidInput:
+        """The error that points at a place in the text, counted from 0."""
         return refused(self._origin, at + 1, problem)
 
     def _values(self) -> list[tuple[int, str, bool, bool]]:

@@ -333,42 +333,15 @@ def register(db: Db, facts: Sequence[FrameFacts]) -> set[FrameId]:
     if not unique:
         return set()
     _make_counter(db)
-
-    def add(session: ClientSession, *, look_first: bool = True) -> set[FrameId]:
-        new = unique
-        if look_first:
-            ids = [one.frame_id for one in unique]
-            present = {found["_id"] for found in db.frames.find({"_id": {"$in": ids}}, {"_id": 1}, session=session)}
-            new = [one for one in unique if one.frame_id not in present]
-        if not new:
-            return set()
-        # Whoever registers at the same time collides here, before anything is inserted, and starts again with a fresh view.
-        counter = db.counters.find_one_and_update(
-            {"_id": _ROW_COUNTER}, {"$inc": {"next": len(new)}}, return_document=ReturnDocument.AFTER, session=session
-        )
-        if counter is None:
-            raise Conflict("the row counter is gone from the database; restore the collection `counters`")
-        first_row = counter["next"] - len(new)
-        db.frames.insert_many([_to_document(one, row=first_row + i) for i, one in enumerate(new)], session=session)
-        unseen = [
-            first_row + i for i, one in enumerate(new) if one.object_uri is not None and one.perceptual_hash is None
-        ]
-        if unseen:
-            pieces = range(unseen[0], unseen[-1] + 1, UNSEEN_ROWS)
-            stop = unseen[-1] + 1
-            ranges = [{"_id": start, "stop": min(start + UNSEEN_ROWS, stop)} for start in pieces]
-            db.unseen.insert_many(ranges, session=session)
-        return {one.frame_id for one in new}
-
     if db.frames.find_one({"_id": {"$in": [one.frame_id for one in unique[:100]]}}, {"_id": 1}) is None:
         # Most likely all are new. The insert itself finds out cheaper than a look-up of each; then nothing of it is kept.
         try:
-            return database.transaction(db, lambda session: add(session, look_first=False))
+            return database.transaction(db, lambda session: _insert(db, unique, session))
         except BulkWriteError as exc:
             details: Document = dict(exc.details or {})
             if any(error.get("code") != _DUPLICATE_KEY for error in details["writeErrors"]):
                 raise
-    return database.transaction(db, add)
+    return database.transaction(db, lambda session: _insert(db, _not_there(db, unique, session), session))
 
 
 def add_sightings(db: Db, sightings: Sequence[Sighting]) -> int:
@@ -440,6 +413,32 @@ def _to_document(facts: FrameFacts, *, row: int) -> Document:
         if document[name] is None:
             del document[name]
     return document
+
+
+def _not_there(db: Db, facts: Sequence[FrameFacts], session: ClientSession) -> list[FrameFacts]:
+    ids = [one.frame_id for one in facts]
+    present = {found["_id"] for found in db.frames.find({"_id": {"$in": ids}}, {"_id": 1}, session=session)}
+    return [one for one in facts if one.frame_id not in present]
+
+
+def _insert(db: Db, new: Sequence[FrameFacts], session: ClientSession) -> set[FrameId]:
+    if not new:
+        return set()
+    # Whoever registers at the same time collides here, before anything is inserted, and starts again with a fresh view.
+    counter = db.counters.find_one_and_update(
+        {"_id": _ROW_COUNTER}, {"$inc": {"next": len(new)}}, return_document=ReturnDocument.AFTER, session=session
+    )
+    if counter is None:
+        raise Conflict("the row counter is gone from the database; restore the collection `counters`")
+    first_row = counter["next"] - len(new)
+    db.frames.insert_many([_to_document(one, row=first_row + i) for i, one in enumerate(new)], session=session)
+    unseen = [first_row + i for i, one in enumerate(new) if one.object_uri is not None and one.perceptual_hash is None]
+    if unseen:
+        stop = unseen[-1] + 1
+        starts = range(unseen[0], stop, UNSEEN_ROWS)
+        ranges = [{"_id": start, "stop": min(start + UNSEEN_ROWS, stop)} for start in starts]
+        db.unseen.insert_many(ranges, session=session)
+    return {one.frame_id for one in new}
 
 
 def _make_counter(db: Db) -> None:

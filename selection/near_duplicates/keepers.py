@@ -133,6 +133,7 @@ class _Cells:
         self._cell_of: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
     def add(self, emb_ND: NDArray[np.floating], numbers: NDArray[np.int64], groups: NDArray[np.int64]) -> None:
+        """Takes vectors with the number and the group of each."""
         if not len(emb_ND):
             return
         room = 0 if self._emb is None else len(self._emb)
@@ -237,12 +238,14 @@ class _Bands:
         return len(self._hashes)
 
     def add(self, hashes: NDArray[np.uint64], numbers: NDArray[np.int64], groups: NDArray[np.int64]) -> None:
+        """Takes hashes with the number and the group of each."""
         self._hashes = np.concatenate([self._hashes, hashes])
         self._numbers = np.concatenate([self._numbers, numbers])
         self._groups = np.concatenate([self._groups, groups])
         self._tables = None
 
     def merge(self, other: _Bands) -> None:
+        """Takes all that another one holds."""
         self.add(other._hashes, other._numbers, other._groups)
 
     def first(self, hashes_N: NDArray[np.uint64], groups_N: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -122,6 +122,7 @@ class _Ordered:
     blank: NDArray[np.bool_]
 
     def keep(self, places: NDArray[np.int64]) -> _Ordered:
+        """Only the rows at these places, in the order given."""
         scores = self.scores[places]
         return _Ordered(
             rows=self.rows[places],
@@ -133,6 +134,7 @@ class _Ordered:
         )
 
     def reason(self, place: int, *, rank: int, of: int) -> str:
+        """Why the row at a place is taken, for people."""
         if np.isnan(self.scores[place]):
             return self.why
         parts = ", ".join(
@@ -299,6 +301,7 @@ class _Choosing:
         self._known = taken[sources.embedded(taken)] if self._spreads else taken[:0]
 
     def run(self) -> Selection:
+        """Fills the quotas, then what is left of the budget."""
         for need in constraints.needs(self._plan, budget=self._budget):
             values = self._sources.codes(need.key)[1]
             matching = self._codes[need.key] == values.index(need.value)

@@ -19,7 +19,7 @@ from selection.fleet import frames, originals
 from selection.pixels import images
 
 if TYPE_CHECKING:
-    from selection.embedding.encoders import Encoder
+    from selection.embedding.encoder import Encoder
     from selection.embedding.index import VectorIndex
 
 NEGATIVE_WEIGHT = 0.5

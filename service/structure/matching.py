@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 
 def matching(curator: Curator, where: str) -> NDArray[np.int64]:
+    """The rows that match, ascending.
+
+    Raises:
+        InvalidInput: The filter cannot be understood, or there is no frame at all yet.
+    """
     mask = curator.mask(where)
     if not len(mask):
         raise empty_fleet()
@@ -21,9 +26,11 @@ def matching(curator: Curator, where: str) -> NDArray[np.int64]:
 
 
 def empty_fleet() -> InvalidInput:
+    """What to do when there is no frame."""
     return InvalidInput("the fleet has no frames yet; `mlpl ingest` takes them in")
 
 
 def nothing_embedded(where: str) -> InvalidInput:
+    """What to do when no frame that matches has a vector."""
     which = f"no frame that matches {where!r}" if where else "no frame"
     return InvalidInput(f"{which} has a vector yet; run `mlpl embed`, or leave `mlpl serve` running")

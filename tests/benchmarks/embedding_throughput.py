@@ -29,8 +29,9 @@ from PIL import Image, ImageFilter
 from infra.objects import ObjectStore, open_objects
 from infra.platform import Platform
 from infra.settings import Settings
-from selection.embedding import encoders, replica
+from selection.embedding import replica, weights
 from selection.embedding.embed import Embedding
+from selection.embedding.encoder import Encoder
 from selection.embedding.index.exact import ExactBlock
 from selection.fleet import frames
 from selection.pixels import images
@@ -71,7 +72,7 @@ def main() -> None:
         asked.json.write_text(json.dumps({"embedding": found, "exact_search": searched}, indent=1))
 
 
-def measure(platform: Platform, encoder: encoders.Encoder, *, pixels: str, count: int, rounds: int) -> dict[str, Any]:
+def measure(platform: Platform, encoder: Encoder, *, pixels: str, count: int, rounds: int) -> dict[str, Any]:
     """Times the line and the bare passes in turns."""
 
     def line() -> None:
@@ -104,7 +105,7 @@ def measure(platform: Platform, encoder: encoders.Encoder, *, pixels: str, count
     }
 
 
-def _bare(encoder: encoders.Encoder, count: int) -> dict[str, Callable[[], None]]:
+def _bare(encoder: Encoder, count: int) -> dict[str, Callable[[], None]]:
     import torch
 
     workers = encoder.workers(rows=count)
@@ -223,11 +224,11 @@ def _frames(objects: ObjectStore, count: int) -> list[dict[str, Any]]:
     return documents
 
 
-def _small(device: str) -> encoders.Encoder:
-    return encoders.Encoder(encoders._small(), device=device)
+def _small(device: str) -> Encoder:
+    return Encoder(weights.small(), device=device)
 
 
-def _random_vit(device: str, name: str) -> encoders.Encoder:
+def _random_vit(device: str, name: str) -> Encoder:
     import open_clip
     import torch
 
@@ -239,8 +240,8 @@ def _random_vit(device: str, name: str) -> encoders.Encoder:
 
     open_clip.create_model = untrained
     try:
-        weights = encoders._Weights(encoder_id=f"random-{name}", model_name=name, options={})
-        return encoders.Encoder(weights, device=device)
+        found = weights.Weights(encoder_id=f"random-{name}", model_name=name, options={})
+        return Encoder(found, device=device)
     finally:
         open_clip.create_model = real
 

@@ -19,15 +19,19 @@ class Searchable(Protocol):
 
     def search(
         self, query_D: NDArray[np.float32], *, k: int, allowed_N: NDArray[np.bool_] | None, above: float = -np.inf
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The k nearest of the allowed positions: scores and positions, in no particular order; none needed that score below `above`."""
 
     def shortfall(
         self, query_D: NDArray[np.float32], positions_M: NDArray[np.int64], scores_M: NDArray[np.float32]
-    ) -> float: ...
+    ) -> float:
+        """By how much the block's own scores may fall short of the exact ones at these positions; 0 where it searches exactly."""
 
-    def products(self, query_D: NDArray[np.float32]) -> NDArray[np.float32]: ...
+    def products(self, query_D: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The exact product of a query with every vector, shape (N,)."""
 
-    def vectors(self, positions_M: NDArray[np.int64]) -> NDArray[np.float16]: ...
+    def vectors(self, positions_M: NDArray[np.int64]) -> NDArray[np.float16]:
+        """The vectors at these positions, shape (M, D)."""
 
 
 @dataclass(frozen=True, kw_only=True)

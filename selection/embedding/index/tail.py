@@ -74,9 +74,11 @@ class _Block:
 
     @property
     def room(self) -> int:
+        """How many more rows fit."""
         return len(self._rows_N) - self._count
 
     def add(self, rows_N: NDArray[np.int64], vectors_ND: NDArray[np.float16], *, device: torch.device | None) -> int:
+        """Takes the first of these rows, as many as fit; how many it were."""
         count = min(self.room, len(rows_N))
         place = slice(self._count, self._count + count)
         self._rows_N[place], self._vectors_ND[place] = rows_N[:count], vectors_ND[:count]
@@ -84,6 +86,7 @@ class _Block:
         return count
 
     def part(self) -> Part:
+        """What it holds now, to be searched."""
         if self._part is None:
             block = ExactBlock(self._vectors_ND[: self._count], device=self._device)
             on = "cpu" if self._device is None else str(self._device)

@@ -15,7 +15,7 @@ from infra.errors import NotFound
 from infra.logs import get_logger
 from infra.platform import Platform
 from selection import shards
-from selection.embedding.index import built
+from selection.embedding.index import building, built
 from selection.embedding.index.built import Source
 from selection.embedding.index.exact import ExactBlock
 from selection.embedding.index.parts import Part, best_of
@@ -188,11 +188,11 @@ class VectorIndex:
         if not due:
             return 0
         total, done = sum(record.rows for records in due.values() for record in records), 0
-        with built.building(self._folder) as may:
+        with building.alone(self._folder) as may:
             if not may:
                 return 0
             for number, records in due.items():
-                segment = built.build(
+                segment = building.build(
                     self._folder,
                     number=number,
                     sources=[source_of(record) for record in records],

@@ -31,12 +31,15 @@ class _Body:
     towards: bool
 
     def at(self, u: float, v: float, d: float) -> Point:
+        """A point of the body in metres before the camera."""
         return (self.x_m + u, v, self.z_m + d)
 
     def near_face(self, u0: float, u1: float, v0: float, v1: float, d: float = 0.0) -> list[Point]:
+        """A rectangle across the vehicle, at a distance d from its near end."""
         return [self.at(u0, v0, d), self.at(u1, v0, d), self.at(u1, v1, d), self.at(u0, v1, d)]
 
     def side(self, u: float, d0: float, d1: float, v0: float, v1: float) -> list[Point]:
+        """A rectangle along the vehicle, at a distance u from its middle."""
         return [self.at(u, v0, d0), self.at(u, v0, d1), self.at(u, v1, d1), self.at(u, v1, d0)]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from selection.embedding import encoders
+from selection.embedding import weights
 
 CONFIG = {
     "model_cfg": {
@@ -33,7 +33,7 @@ def write_checkpoint(folder: Path, *, seed: int) -> Path:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / encoders.CONFIG_NAME).write_text(json.dumps(CONFIG))
+    (folder / weights.CONFIG_NAME).write_text(json.dumps(CONFIG))
     model = CLIP(**CONFIG["model_cfg"])
     save_file(
         {name: tensor.contiguous() for name, tensor in model.state_dict().items()},

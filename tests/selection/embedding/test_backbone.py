@@ -6,7 +6,7 @@ import pytest
 
 from infra.errors import InvalidInput, NotFound
 from selection.embedding.backbone import backbone_state, torchvision_state
-from selection.embedding.encoders import SMALL_ENCODER
+from selection.embedding.weights import SMALL_ENCODER
 
 
 def test_features_agree_with_the_encoder() -> None:

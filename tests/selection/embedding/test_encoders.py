@@ -15,7 +15,7 @@ from PIL import Image
 from infra.errors import BackendUnavailable, Conflict, InvalidInput
 from infra.platform import Platform
 from selection.devices import on_all_cores
-from selection.embedding import encoders
+from selection.embedding import encoders, weights
 
 
 def _with(platform: Platform, encoder: str | Path) -> Platform:
@@ -26,7 +26,7 @@ def _with(platform: Platform, encoder: str | Path) -> Platform:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch, other_checkpoint: Path) -> Path:
     """Stands in for the encoder that ships with the project."""
-    monkeypatch.setattr(encoders, "SMALL_ENCODER", other_checkpoint)
+    monkeypatch.setattr(weights, "SMALL_ENCODER", other_checkpoint)
     return other_checkpoint
 
 
@@ -35,7 +35,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     """No weights in any cache, and no way out."""
     import huggingface_hub
 
-    monkeypatch.setattr(encoders, "_cached", lambda _source: iter(()))
+    monkeypatch.setattr(weights, "_cached", lambda _source: iter(()))
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
 
 
@@ -118,9 +118,9 @@ def test_without_a_network_the_small_encoder_stands_in_for_good(
     assert (choice.kind, choice.notice) == ("small", encoder.notice)
 
     def reachable(_setting: str) -> Any:
-        return encoders._from_folder(checkpoint, name="real")
+        return weights.from_folder(checkpoint, name="real")
 
-    monkeypatch.setattr(encoders, "_named", reachable)
+    monkeypatch.setattr(weights, "_named", reachable)
     assert encoders.load_encoder(here).encoder_id == encoder.encoder_id, "the fleet does not change encoders by itself"
     encoders.forget_choice(here)
     assert encoders.load_encoder(here).encoder_id.startswith("real-")
@@ -132,7 +132,7 @@ def test_a_machine_without_the_fleets_weights_says_so(
 ) -> None:
     here = _with(platform, "ViT-B-32/laion2b_s34b_b79k")
     with monkeypatch.context() as patch:
-        patch.setattr(encoders, "_named", lambda _setting: encoders._from_folder(checkpoint, name="real"))
+        patch.setattr(weights, "_named", lambda _setting: weights.from_folder(checkpoint, name="real"))
         encoders.load_encoder(here)
     with pytest.raises(BackendUnavailable, match="this fleet uses encoder real-"):
         encoders.load_encoder(here)
@@ -143,7 +143,7 @@ def test_a_new_small_encoder_replaces_the_one_before(
 ) -> None:
     here = _with(platform, "small")
     before = encoders.load_encoder(here).encoder_id
-    monkeypatch.setattr(encoders, "SMALL_ENCODER", checkpoint)
+    monkeypatch.setattr(weights, "SMALL_ENCODER", checkpoint)
     after = encoders.load_encoder(here).encoder_id
     assert after != before
     assert encoders.current_encoder_id(here) == after
@@ -158,7 +158,7 @@ def test_weights_known_by_name_load_from_the_cache(
     monkeypatch.setattr(
         open_clip, "get_pretrained_cfg", lambda _model, _tag: {"mean": (0.1, 0.1, 0.1), "resize_mode": "squash"}
     )
-    monkeypatch.setattr(encoders, "_cached", lambda _source: iter([checkpoint / "open_clip_model.safetensors"]))
+    monkeypatch.setattr(weights, "_cached", lambda _source: iter([checkpoint / "open_clip_model.safetensors"]))
     encoder = encoders.load_encoder(_with(platform, "tiny-built-in/some_weights"))
     assert encoder.encoder_id.startswith("tiny-built-in_some_weights-")
     assert encoder.encode_images([Image.new("RGB", (40, 30))]).shape == (1, 16)
@@ -167,7 +167,7 @@ def test_weights_known_by_name_load_from_the_cache(
 def _as_built_in(checkpoint: Path) -> Path:
     import json
 
-    config = json.loads((checkpoint / encoders.CONFIG_NAME).read_text())["model_cfg"]
+    config = json.loads((checkpoint / weights.CONFIG_NAME).read_text())["model_cfg"]
     path = checkpoint.parent / "tiny-built-in.json"
     path.write_text(json.dumps(config))
     return path
@@ -196,7 +196,7 @@ def test_a_folder_must_hold_one_weights_file(platform: Platform, checkpoint: Pat
 def test_a_missing_small_encoder_says_what_to_set(
     platform: Platform, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(encoders, "SMALL_ENCODER", tmp_path)
+    monkeypatch.setattr(weights, "SMALL_ENCODER", tmp_path)
     with pytest.raises(BackendUnavailable, match="MLPL_ENCODER"):
         encoders.load_encoder(_with(platform, "small"))
 
@@ -205,9 +205,9 @@ def test_a_checkpoint_is_copied_from_an_object_store(
     platform: Platform, monkeypatch: pytest.MonkeyPatch, checkpoint: Path
 ) -> None:
     # The store behind the address is a folder here; S3 itself is the object store's business and tested there.
-    real = encoders.open_objects
+    real = weights.open_objects
     monkeypatch.setattr(
-        encoders, "open_objects", lambda settings: real(settings.model_copy(update={"object_store": str(checkpoint)}))
+        weights, "open_objects", lambda settings: real(settings.model_copy(update={"object_store": str(checkpoint)}))
     )
     here = _with(platform, "s3://bucket/encoders/tiny")
     encoder = encoders.load_encoder(here)

@@ -15,7 +15,17 @@ import pytest
 from numpy.typing import NDArray
 
 from infra.errors import NotFound, StorageFull
-from selection.embedding.index import VectorIndex, built, built_status, calibration, exact, scan, tail, vector_index
+from selection.embedding.index import (
+    VectorIndex,
+    building,
+    built,
+    built_status,
+    calibration,
+    exact,
+    scan,
+    tail,
+    vector_index,
+)
 
 
 def _unit(count: int, *, seed: int = 0, dimension: int = 16) -> NDArray[np.float32]:
@@ -224,7 +234,7 @@ def test_what_a_killed_build_left_is_swept_up_and_one_process_builds_at_a_time(f
     fleet.embed(100, _unit(30, seed=5))
     index = VectorIndex(fleet.platform, "enc-1")
     index.refresh()
-    with built.building(built_folder) as first:
+    with building.alone(built_folder) as first:
         assert first
         assert index.build() == 0, "someone else is at it"
     assert index.build() > 0
@@ -244,7 +254,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(built._ArrayFile, "append", full)
+        patch.setattr(building._ArrayFile, "append", full)
         with pytest.raises(StorageFull, match="no space left to build the index"):
             index.build()
     assert not list(built_folder.glob(".building-*"))

@@ -11,7 +11,7 @@ import pytest
 from infra.errors import BackendUnavailable
 from infra.platform import Platform
 from selection import shards
-from selection.embedding import embed, encoders, switching
+from selection.embedding import embed, encoders, switching, weights
 from selection.fleet import frames
 
 
@@ -63,12 +63,12 @@ def test_going_back_before_the_end_cancels_the_switch(here: Platform, checkpoint
 def test_an_encoder_that_cannot_be_had_changes_nothing(
     here: Platform, monkeypatch: pytest.MonkeyPatch, other_checkpoint: Path
 ) -> None:
-    monkeypatch.setattr(encoders, "SMALL_ENCODER", other_checkpoint)
+    monkeypatch.setattr(weights, "SMALL_ENCODER", other_checkpoint)
 
     def gone(_setting: str) -> Any:
-        raise encoders._CannotBeHad("no network to download it")
+        raise weights.CannotBeHad("no network to download it")
 
-    monkeypatch.setattr(encoders, "_named", gone)
+    monkeypatch.setattr(weights, "_named", gone)
     with pytest.raises(BackendUnavailable, match="keeps the one it has"):
         switching.use(here, "ViT-L-14/openai")
     assert switching.wanted(here) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -109,8 +110,34 @@ class OddRows:
         found: NDArray[np.bool_] = np.arange(rows) % 2 == 1
         return found
 
-    def numbers(self, key: str, *, rows: int) -> None:
+    def numbers(self, key: str, *, rows: int) -> NDArray[np.float64] | None:
         return None
+
+
+class GrowingFleet(OddRows):
+    """Provides `grown` of all rows; the fleet has grown, and the columns too, whenever it is asked."""
+
+    provides = ("grown",)
+
+    def __init__(self, grow: Callable[[], object]) -> None:
+        self._grow = grow
+
+    def matches(self, key: str, value: str, *, is_prefix: bool, rows: int) -> NDArray[np.bool_]:
+        self._grow()
+        return np.zeros(rows, dtype=bool)
+
+    def numbers(self, key: str, *, rows: int) -> NDArray[np.float64]:
+        return np.ones(rows)
+
+
+def test_a_refresh_in_the_middle_of_a_question_changes_nothing_about_its_answer(db: Db, columns: Columns) -> None:
+    def grow() -> None:
+        _add(db, {"drive": "d3"})
+        columns.refresh()
+
+    columns.provide(GrowingFleet(grow))
+    assert columns.mask("grown:yes,>0").tolist() == [True] * 4
+    assert columns.rows == 5
 
 
 def test_what_only_has_names_cannot_be_compared(columns: Columns) -> None:

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from selection.embedding import encoders
-from selection.embedding.encoders import Encoder
+from selection.embedding import weights
+from selection.embedding.encoder import Encoder
 from selection.pixels import images
 from tests.selection.pixels.pictures import encoded
 
@@ -21,7 +21,7 @@ FRAMES_A_SOURCE = 8
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return Encoder(encoders._small(), device="cpu")
+    return Encoder(weights.small(), device="cpu")
 
 
 def _photograph(width: int, height: int, *, seed: int) -> bytes:

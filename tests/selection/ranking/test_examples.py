@@ -15,7 +15,7 @@ from infra.database import ensure_indexes
 from infra.errors import InvalidInput
 from infra.platform import Platform
 from selection import shards
-from selection.embedding.encoders import Encoder
+from selection.embedding.encoder import Encoder
 from selection.embedding.index import VectorIndex
 from selection.fleet import frames
 from selection.ingest import ingest as ingesting

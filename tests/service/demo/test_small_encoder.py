@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from selection.embedding.encoders import SMALL_ENCODER
+from selection.embedding.weights import SMALL_ENCODER
 from service.demo import retrieval_evaluation
 from service.demo.simulated_fleet import generate
 
