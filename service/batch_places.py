@@ -235,9 +235,8 @@ class _Held:
         clock, before = batches.database_clock(db), self._clock
         self._clock = clock
         if self._batches and before - clock > _TICK:
-            self._read_all(
-                db, now=now
-            )  # The clock was put back: changes may have come at times that were passed already.
+            # The clock was put back: changes may have come at times that were passed already.
+            self._read_all(db, now=now)
         is_settled = self._looked_at - self._moved_at > SETTLED.total_seconds()
         since = self._until if is_settled else max(EPOCH, self._until - SETTLED)
         for one in batches.changed_standings(db, since=since):
