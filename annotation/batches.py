@@ -277,6 +277,12 @@ def last_change(db: Db) -> datetime | None:
     return found["changed_at"] if found else None
 
 
+def database_clock(db: Db) -> datetime:
+    """What time changes get now."""
+    moment: datetime = db.command("hello", codec_options=db.codec_options)["localTime"]
+    return moment
+
+
 def mark_open(db: Db, batch_id: str, *, backend: str, ref: str, queue_url: str | None, now: datetime) -> Batch:
     """Records that the backend has the batch. Repeating it changes nothing but the link."""
     opened = {"state": "open", "backend": backend, "ref": ref, "opened_at": now}

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
@@ -130,22 +130,6 @@ class ObjectStore:
             for chunk in obstore.list(self._store, folder or None, chunk_size=1000):
                 for item in chunk:
                     yield item["path"]
-
-    def unchanged_since(self, prefix: str, moment: datetime) -> Iterator[str]:
-        """Keys below the folder `prefix` that were last written before a moment, in no particular order."""
-        folder = _checked(prefix.rstrip("/"))
-        with self._translated(folder):
-            for chunk in obstore.list(self._store, folder, chunk_size=1000):
-                yield from (item["path"] for item in chunk if item["last_modified"] < moment)
-
-    def modified_at(self, key: str) -> datetime:
-        """When one object was last written, UTC.
-
-        Raises:
-            NotFound: There is no such object.
-        """
-        with self._translated(_checked(key)):
-            return obstore.head(self._store, key)["last_modified"]
 
     def delete(self, key: str) -> None:
         """Removes one object; one that is not there is fine."""

@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from infra.errors import InvalidInput
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _TORCH_THREAD = "torch on all cores"
+_torch_thread: ThreadPoolExecutor
 
 
 def processors() -> int:
@@ -71,12 +71,18 @@ def on_all_cores(work: Callable[[], T]) -> T:
     """
     if threading.current_thread().name.startswith(_TORCH_THREAD):
         return work()
-    return _torch_thread().submit(work).result()
+    try:
+        asked = _torch_thread.submit(work)
+    except RuntimeError:  # The interpreter is about to end and starts no work in threads any more.
+        return work()
+    return asked.result()
 
 
-@cache
-def _torch_thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=1, thread_name_prefix=_TORCH_THREAD)
+def _new_torch_thread() -> None:
+    """No thread begins before there is work."""
+    global _torch_thread
+    _torch_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=_TORCH_THREAD)
 
 
-os.register_at_fork(after_in_child=_torch_thread.cache_clear)  # A forked process inherits no thread.
+_new_torch_thread()
+os.register_at_fork(after_in_child=_new_torch_thread)  # A forked process inherits no thread.

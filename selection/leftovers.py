@@ -2,26 +2,26 @@
 
 - Shards of a survey or of novelties that never came to be: their record is written last, and a fleet that has grown meanwhile begins another.
 - Files whose record was never inserted: of shards, surveys and maps. A file is written just before its record, so one that is a day old and
-  has none will get none.
+  has none will get none. Only files that this database announced are looked at (`selection.written_files`): others in the same object store
+  may be another database's, or a person's.
 - Maps in whose place another one has been for a day.
 
-A writer that goes on after such a time writes the same bytes under the same name, which makes the file young again; what is about to be
-removed is looked at once more just before. Should the two meet within that moment, the record says that its file is missing, is removed by
-whoever reads it, and the rows are worked out again, as for any damaged shard.
+A writer that goes on after such a time announces the same file anew, which makes it young again. Should the two meet within a moment, the record
+says that its file is missing, is removed by whoever reads it, and the rows are worked out again, as for any damaged shard.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 
 from infra import leases
 from infra.database import Db, Document
-from infra.errors import NotFound
 from infra.logs import get_logger
 from infra.platform import Platform
-from selection import shards
+from selection import shards, written_files
 from selection.shards import ShardKind
 from selection.structure import projection
 
@@ -30,8 +30,9 @@ AGE = timedelta(days=1)
 
 _WHOLES: tuple[tuple[ShardKind, str], ...] = (("surveys", "survey"), ("novelties", "novelty"))
 """Kinds of shards whose producer is recorded after them, and the lease that whoever writes them holds."""
-_FOLDERS = {"shards": "shards", "surveys": "surveys", "projections": "projections"}
-"""Folders of the object store, and the collection whose records name the files in them."""
+_COLLECTIONS = ("shards", "surveys", "projections")
+"""Whose records name files."""
+_ASKED_AT_ONCE = 1000
 _log = get_logger(__name__)
 
 
@@ -52,7 +53,7 @@ def sweep(platform: Platform, *, now: datetime, age: timedelta = AGE) -> Swept:
     """Removes what is left over; nothing when another process is at it. Safe beside any number of writers.
 
     Args:
-        now: By the clock that files and shards are dated by.
+        now: UTC.
         age: What is younger stays.
     """
     with leases.try_hold(platform.database, "sweep") as lease:
@@ -61,7 +62,7 @@ def sweep(platform: Platform, *, now: datetime, age: timedelta = AGE) -> Swept:
         before = now - age
         removed = sum(_remove_unrecorded(platform, kind, work, before=before) for kind, work in _WHOLES)
         removed += _remove_replaced_maps(platform, before=before)
-        files = sum(_remove_files(platform, folder, name, before=before) for folder, name in _FOLDERS.items())
+        files = _remove_files(platform, before=before)
     if removed or files:
         _log.info("leftovers_swept", shards=removed, files=files)
     return Swept(shards=removed, files=files)
@@ -103,22 +104,20 @@ def _remove_replaced_maps(platform: Platform, *, before: datetime) -> int:
     return removed
 
 
-def _remove_files(platform: Platform, folder: str, collection: str, *, before: datetime) -> int:
-    old = set(platform.objects.unchanged_since(folder, before))
-    if old:  # Only now, so that nothing is missed that was recorded while files were listed.
-        old.difference_update(_recorded_keys(platform.database, collection))
-    removed = 0
-    for key in sorted(old):
-        try:
-            if platform.objects.modified_at(key) >= before:
-                continue
-        except NotFound:
-            continue
-        platform.objects.delete(key)
-        removed += 1
+def _remove_files(platform: Platform, *, before: datetime) -> int:
+    """Files that were announced and never recorded; of those with a record only the announcement goes."""
+    db, removed = platform.database, 0
+    waiting = written_files.announced(db, before=before)
+    while keys := list(islice(waiting, _ASKED_AT_ONCE)):
+        recorded = _recorded(db, keys)
+        for key in keys:
+            if written_files.forget(db, key, before=before) and key not in recorded:
+                platform.objects.delete(key)
+                removed += 1
     return removed
 
 
-def _recorded_keys(db: Db, collection: str) -> Iterator[str]:
-    for document in db[collection].find({}, {"_id": 0, "object_key": 1}):
-        yield document["object_key"]
+def _recorded(db: Db, keys: Sequence[str]) -> set[str]:
+    """Those of the keys that a record names."""
+    wanted = {"object_key": {"$in": keys}}
+    return {one["object_key"] for name in _COLLECTIONS for one in db[name].find(wanted, {"_id": 0, "object_key": 1})}

@@ -28,6 +28,7 @@ from infra.database import Db, Document, retrying
 from infra.errors import InvalidInput, MlplError, NotFound
 from infra.logs import get_logger
 from infra.platform import Platform
+from selection import written_files
 from selection.fleet import frames
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def write(platform: Platform, kind: ShardKind, producer: str, start: int, stop: 
     # The winner may have written the very same bytes under the very same name; those are its to keep.
     winner = platform.database.shards.find_one({"_id": shard.shard_id})
     if winner is not None and winner["object_key"] != shard.object_key:
-        platform.objects.delete(shard.object_key)
+        written_files.remove(platform, shard.object_key)
     return None
 
 
@@ -229,7 +230,7 @@ def replace(platform: Platform, old: Shard, table: pa.Table) -> Shard | None:
     }
     wanted = {"_id": old.shard_id, "digest": {"$in": [old.digest, new.digest]}}
     found = retrying(lambda: platform.database.shards.update_one(wanted, {"$set": changes}))
-    platform.objects.delete(old.object_key if found.matched_count else new.object_key)
+    written_files.remove(platform, old.object_key if found.matched_count else new.object_key)
     return new if found.matched_count else None
 
 
@@ -262,7 +263,7 @@ def remove(platform: Platform, kind: ShardKind, producer: str) -> int:
     found = records(platform.database, kind, producer)
     for shard in found:
         platform.database.shards.delete_one({"_id": shard.shard_id, "digest": shard.digest})
-        platform.objects.delete(shard.object_key)
+        written_files.remove(platform, shard.object_key)
     return len(found)
 
 
@@ -282,7 +283,7 @@ def _store(platform: Platform, kind: ShardKind, producer: str, start: int, stop:
         created_at=frames.to_the_millisecond(datetime.now(UTC)),
         valued=table.num_rows - table.column(1).null_count,
     )
-    platform.objects.put(shard.object_key, data)
+    written_files.put(platform, shard.object_key, data)
     return shard
 
 

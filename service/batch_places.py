@@ -25,6 +25,9 @@ FRESH_FOR_S = 0.5
 SETTLED = timedelta(seconds=5)
 """A change may become visible so much after the time that it bears; what is no older is looked at again."""
 
+_TICK = timedelta(seconds=1)
+"""Servers of one database may disagree so much about the time."""
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _NOT_LABELLED = -1
@@ -122,7 +125,12 @@ class BatchPlaces:
         with self._lock:
             now = self._clock()
             if at_once or now - self._looked_at >= FRESH_FOR_S:
-                if self._held.follow(self._db, now=now, at_once=at_once):
+                try:
+                    self._held.follow(self._db, now=now, at_once=at_once)
+                except BaseException:
+                    self._held.forget()
+                    raise
+                if self._held.has_news:
                     self._view = self._held.show(version=self._view.version + 1)
                 self._looked_at = now
             return self._view
@@ -136,11 +144,14 @@ class _Held:
         self._differed: tuple[float, int] | None = None
         self._listed_at = -SETTLED.total_seconds()
         self._until = EPOCH
-        self._moved_at = 0.0
+        self._moved_at = self._looked_at = 0.0
+        self._clock = EPOCH
+        self.has_news = False
+        """Whether anything has come or changed since the last `show`."""
         self._empty()
 
-    def follow(self, db: Db, *, now: float, at_once: bool = False) -> bool:
-        """Takes in what has come or changed since; whether anything had.
+    def follow(self, db: Db, *, now: float, at_once: bool = False) -> None:
+        """Takes in what has come or changed since.
 
         The count of places may hold some whose transaction is not committed yet, so it only says when to look for new batches; when it goes on
         to differ from what is held, everything is read again.
@@ -150,31 +161,34 @@ class _Held:
             at_once: There is a new batch, whatever the count says.
         """
         count = batches.place_count(db)
-        has_changed = self._take_changes(db, now=now)
+        self._take_changes(db, now=now)
         differs = count != len(self._rows) + self._uncounted
         if not differs and not at_once and now - self._listed_at < SETTLED.total_seconds():
             self._differed = None
-            return has_changed
+            return
         if not self._batches:
             self._read_all(db, now=now)
-            return len(self._rows) > 0
+            return
         self._listed_at = now
         new = [one for one in batches.ids(db) if one not in self._batches]
         for batch_id in new:
             self._take(batches.standings(db, batch_id=batch_id))
         if new or not differs:
             self._differed = None
-            return bool(new) or has_changed
-        if self._differed is None or self._differed[1] != count:
+        elif self._differed is None or self._differed[1] != count:
             self._differed = (now, count)
         elif now - self._differed[0] > SETTLED.total_seconds():
             self._read_all(db, now=now)
             self._uncounted = count - len(self._rows)  # After a crash of the database its count may be off.
-            return True
-        return has_changed
+
+    def forget(self) -> None:
+        """Leaves nothing half done: everything is read again."""
+        self._empty()
+        self._uncounted, self.has_news = 0, True
 
     def show(self, *, version: int) -> _View:
         """What readers may keep: nothing of it changes any more."""
+        self.has_news = False
         return _View(
             version=version,
             rows=self._rows.all,
@@ -198,10 +212,9 @@ class _Held:
 
     def _read_all(self, db: Db, *, now: float) -> None:
         self._empty()
-        self._until, self._moved_at = (
-            batches.last_change(db) or EPOCH,
-            now,
-        )  # Before what is read, so that none is missed.
+        # Before what is read, so that none is missed; not beyond the times that changes get from now on.
+        self._until = min(batches.last_change(db) or EPOCH, batches.database_clock(db))
+        self._moved_at = now
         for _, of_batch in itertools.groupby(batches.standings(db), key=lambda one: one.batch_id):
             self._take(of_batch)
 
@@ -209,6 +222,7 @@ class _Held:
         """Appends the places of one batch, by rank."""
         start = len(self._rows)
         for chunk in _chunks(of_batch):
+            self.has_news = True
             self._rows.extend([one.row for one in chunk])
             self._ranks.extend([one.rank for one in chunk])
             self._tasks_of.extend([self._tasks.setdefault(one.task_id, len(self._tasks)) for one in chunk])
@@ -216,23 +230,29 @@ class _Held:
             self._released.extend([one.released for one in chunk])
             self._batches[chunk[0].batch_id] = slice(start, len(self._rows))
 
-    def _take_changes(self, db: Db, *, now: float) -> bool:
-        """What changed again or before it could be seen is looked at for a while; of what is as it was nothing is said."""
-        is_settled = now - self._moved_at > SETTLED.total_seconds()
+    def _take_changes(self, db: Db, *, now: float) -> None:
+        """What changed again or before it could be seen is looked at until it is settled; of what is as it was nothing is said."""
+        clock, before = batches.database_clock(db), self._clock
+        self._clock = clock
+        if self._batches and before - clock > _TICK:
+            # The clock was put back: changes may have come at times that were passed already.
+            self._read_all(db, now=now)
+        is_settled = self._looked_at - self._moved_at > SETTLED.total_seconds()
         since = self._until if is_settled else max(EPOCH, self._until - SETTLED)
-        has_changed = False
         for one in batches.changed_standings(db, since=since):
-            if one.changed_at is not None and one.changed_at > self._until:
-                self._until, self._moved_at = one.changed_at, now
+            if one.changed_at is not None and min(one.changed_at, clock) > self._until:
+                self._until, self._moved_at = min(one.changed_at, clock), now
             here = self._batches.get(one.batch_id)
             if here is None:
                 continue  # Of a batch that is about to be read as it is.
             place = here.start + int(np.searchsorted(self._ranks.all[here], one.rank))
+            if place == here.stop or self._ranks.all[place] != one.rank:
+                continue  # It came past its batch; by their count the places are read again.
             code = self._code(one)
             if (self._codes.all[place], self._released.all[place]) != (code, one.released):
                 self._codes.all[place], self._released.all[place] = code, one.released
-                has_changed = True
-        return has_changed
+                self.has_news = True
+        self._looked_at = now
 
     def _code(self, one: Standing) -> int:
         return self._values.setdefault(one.value, len(self._values)) if one.state == "labelled" else _NOT_LABELLED

@@ -12,7 +12,7 @@ from annotation.backends import simulated
 from infra.database import Db, ensure_indexes
 from infra.platform import Platform, open_platform
 from infra.settings import Settings
-from selection import shards
+from selection import shards, written_files
 from selection.concepts import concepts
 from selection.embedding import encoders
 from selection.fleet import frames
@@ -27,6 +27,7 @@ _OWNERS = (
     ingest,
     encoders,
     shards,
+    written_files,
     projection,
     survey,
     novelty,

@@ -41,7 +41,7 @@ class HourOfCapture:
         hours = self._hours(rows)
         if is_prefix and not value:
             return hours >= 0
-        if is_prefix or not value.isdecimal() or int(value) >= _HOURS_PER_DAY:
+        if is_prefix or not value.isdecimal() or len(value) > 2 or int(value) >= _HOURS_PER_DAY:
             raise InvalidInput(f"{key}: takes hours of the day in UTC from 0 to 23, for example {key}:7..9")
         asked: NDArray[np.bool_] = hours == int(value)
         return asked

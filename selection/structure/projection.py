@@ -29,7 +29,7 @@ from infra.database import Db, retrying
 from infra.errors import Conflict, InvalidInput
 from infra.logs import get_logger
 from infra.platform import Platform
-from selection import shards
+from selection import shards, written_files
 from selection.fleet import frames
 from selection.structure.row_values import Column, RowValues
 
@@ -149,7 +149,7 @@ def fit(
         fitted_at=frames.to_the_millisecond(datetime.now(UTC)),
         fleet_rows=len(rows),
     )
-    platform.objects.put(projection.object_key, data)
+    written_files.put(platform, projection.object_key, data)
 
     def insert() -> None:
         try:

@@ -24,7 +24,7 @@ from infra.database import Db, retrying
 from infra.errors import Conflict, InvalidInput
 from infra.logs import get_logger
 from infra.platform import Platform
-from selection import shards
+from selection import shards, written_files
 from selection.fleet import frames
 from selection.near_duplicates import duplicates
 from selection.near_duplicates.keepers import Keepers, Likeness, Rows
@@ -179,9 +179,9 @@ def make(
             digest=hashlib.sha256(data).hexdigest(),
             made_at=frames.to_the_millisecond(datetime.now(UTC)),
         )
-        platform.objects.put(survey.object_key, data)
         keepers = Keepers(threshold=threshold, max_hamming=max_hamming, seed=seed)
         _survey(platform, survey, fit, index, columns, keepers, every, progress=progress)
+        written_files.put(platform, survey.object_key, data)  # Just before its record: surveying may take days.
         _record(platform, survey)
         _log.info("fleet_surveyed", survey_id=survey.survey_id, rows=rows, slices=len(described), threshold=threshold)
     return survey
@@ -319,7 +319,7 @@ def _record(platform: Platform, survey: Survey) -> None:
         db.surveys.delete_one({"_id": old["_id"]})
         shards.remove(platform, "surveys", old["_id"])
         if old["object_key"] != survey.object_key:
-            platform.objects.delete(old["object_key"])
+            written_files.remove(platform, old["object_key"])
 
 
 def _pack(fit: _Fit) -> bytes:

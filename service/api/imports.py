@@ -26,7 +26,8 @@ from training.importing import importing
 
 router = APIRouter(tags=["imports"], responses={409: RESPONSES[409], 413: RESPONSES[413], 422: RESPONSES[422]})
 
-_LONGEST_NAME = 100
+_LONGEST_NAME = 200
+"""Bytes; file systems take 255."""
 
 
 class UnmatchedOut(BaseModel):
@@ -139,8 +140,8 @@ def _kept(file: UploadFile, second: UploadFile | None = None) -> Iterator[tuple[
 def _written(folder: Path, file: UploadFile) -> Path:
     folder.mkdir()
     # Only the last part of the name, since it comes from outside; its ending says what the file holds.
-    name = re.sub(r"[^\w. -]", "_", re.split(r"[/\\]", file.filename or "")[-1])[-_LONGEST_NAME:].strip(". ")
-    path = folder / (name or "upload")
+    name = re.sub(r"[^\w. -]", "_", re.split(r"[/\\]", file.filename or "")[-1]).encode()[-_LONGEST_NAME:]
+    path = folder / (name.decode(errors="ignore").strip(". ") or "upload")
     with path.open("wb") as target:
         shutil.copyfileobj(file.file, target, 1024 * 1024)
     return path

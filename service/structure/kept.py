@@ -63,7 +63,7 @@ class SurveyedFleet:
         names = [one.name for one in self.survey.slices]
         if name in names:
             return names.index(name)
-        return int(name) if name.isdecimal() and int(name) < len(names) else None
+        return int(name) if name.isdecimal() and len(name) < 10 and int(name) < len(names) else None
 
 
 class KeptStructure:

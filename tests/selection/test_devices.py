@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -60,3 +62,17 @@ def test_a_forked_process_has_a_thread_of_its_own() -> None:
     child.start()
     child.join(timeout=30)
     assert child.exitcode == 0
+
+
+def test_what_is_asked_at_the_end_of_the_interpreter_is_done() -> None:
+    script = """
+import threading
+from selection.devices import on_all_cores
+def late():
+    on_all_cores(int)
+    threading.main_thread().join()
+    print(on_all_cores(lambda: 7))
+threading.Thread(target=late).start()
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert run.stdout == "7\n", run.stderr

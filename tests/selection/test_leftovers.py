@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 
 from infra import database as documents
 from infra import leases
+from infra.database import Db
 from infra.platform import Platform
-from selection import leftovers, shards
+from selection import leftovers, shards, written_files
 from selection.leftovers import Swept
 from selection.structure import novelty, projection, survey
 
@@ -21,7 +23,10 @@ LATER = timedelta(days=2)
 
 @pytest.fixture
 def stores(platform: Platform) -> Platform:
-    documents.ensure_indexes(platform.database, shards.INDEXES | survey.INDEXES | novelty.INDEXES | projection.INDEXES)
+    documents.ensure_indexes(
+        platform.database,
+        shards.INDEXES | written_files.INDEXES | survey.INDEXES | novelty.INDEXES | projection.INDEXES,
+    )
     return platform
 
 
@@ -32,13 +37,18 @@ def _shard(stores: Platform, kind: shards.ShardKind, producer: str, start: int =
     return made
 
 
+def _make_old(stores: Platform, shard: shards.Shard) -> None:
+    old = {"$set": {"written_at": datetime.now(UTC) - LATER}}
+    assert stores.database.written_files.update_one({"_id": shard.object_key}, old).matched_count
+
+
 def _keys(stores: Platform) -> set[str]:
     return {key for folder in ("shards", "surveys", "projections") for key in stores.objects.list(folder)}
 
 
 def _map(stores: Platform, name: str, *, fitted_at: datetime) -> None:
     key = f"projections/{name}.arrow"
-    stores.objects.put(key, b"1")
+    written_files.put(stores, key, b"1")
     stores.database.projections.insert_one(
         {
             "_id": f"enc-1+{name}",
@@ -59,7 +69,7 @@ def test_surveys_that_were_never_recorded_go_with_their_files(stores: Platform) 
     stores.database.surveys.insert_one({"_id": "enc-1+survey-b", "object_key": "surveys/b.arrow"})
     stores.database.novelties.insert_one({"_id": "enc-1+novelty-b"})
     for name in ("a", "b"):
-        stores.objects.put(f"surveys/{name}.arrow", name.encode())
+        written_files.put(stores, f"surveys/{name}.arrow", name.encode())
         for start in (0, 3):
             _shard(stores, "surveys", f"enc-1+survey-{name}", start)
         _shard(stores, "novelties", f"enc-1+novelty-{name}")
@@ -96,31 +106,39 @@ def test_files_without_a_record_go_when_they_are_old_and_a_writer_may_still_reco
     now = datetime.now(UTC)
     written = {kind: _shard(stores, kind, "p-1") for kind in ("vectors", "predictions")}
     stores.database.shards.delete_many({})  # As if the writers had been killed between the file and the record.
-    path = stores.objects.local_path(written["vectors"].object_key)
-    assert path is not None
-    os.utime(path, ((now - LATER).timestamp(),) * 2)
+    _make_old(stores, written["vectors"])
     assert leftovers.sweep(stores, now=now) == Swept(files=1)
     assert _keys(stores) == {written["predictions"].object_key}
     assert _shard(stores, "predictions", "p-1").object_key == written["predictions"].object_key
     assert leftovers.sweep(stores, now=now + LATER) == Swept()
+    assert _keys(stores) == {written["predictions"].object_key}
 
 
 def test_a_file_that_is_written_again_meanwhile_stays(stores: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = datetime.now(UTC)
     shard = _shard(stores, "vectors", "p-1")
     stores.database.shards.delete_many({})
-    path = stores.objects.local_path(shard.object_key)
-    assert path is not None
-    os.utime(path, ((now - LATER).timestamp(),) * 2)
-    recorded = leftovers._recorded_keys
+    _make_old(stores, shard)
+    recorded = leftovers._recorded
 
-    def written_meanwhile(*asked: object) -> object:
-        os.utime(path)
-        return recorded(*asked)  # type: ignore[arg-type]
+    def written_meanwhile(db: Db, keys: Sequence[str]) -> set[str]:
+        found = recorded(db, keys)
+        _shard(stores, "vectors", "p-1")
+        return found
 
-    monkeypatch.setattr(leftovers, "_recorded_keys", written_meanwhile)
-    assert leftovers.sweep(stores, now=now) == Swept()
+    monkeypatch.setattr(leftovers, "_recorded", written_meanwhile)
+    assert leftovers.sweep(stores, now=datetime.now(UTC)) == Swept()
     assert _keys(stores) == {shard.object_key}
+
+
+def test_files_of_another_database_or_person_in_the_same_store_stay(stores: Platform) -> None:
+    other = replace(stores, database=stores.database.client[f"{stores.database.name}-other"])
+    theirs = [_shard(other, kind, "p-1").object_key for kind in ("vectors", "predictions")]
+    for key in ("shards/notes.txt", "surveys/a.arrow", "projections/b.arrow"):
+        stores.objects.put(key, b"a person's")
+        theirs.append(key)
+    assert leftovers.sweep(stores, now=datetime.now(UTC) + 10 * LATER) == Swept()
+    assert _keys(stores) == set(theirs)
+    other.database.client.drop_database(other.database.name)
 
 
 def test_maps_go_a_day_after_another_took_their_place(stores: Platform) -> None:

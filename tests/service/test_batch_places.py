@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from annotation.batches import Batch, BatchFrame, BatchId
 from annotation.labels import FrameOutcome, FrameState
 from annotation.tasks import TaskId
 from infra.database import Db
+from infra.errors import BackendUnavailable
 from infra.platform import Platform
 from selection.fleet.frames import FrameId
 from service.batch_places import FRESH_FOR_S, SETTLED, BatchPlaces
@@ -138,10 +140,79 @@ def test_an_answer_reads_what_has_changed_and_nothing_else(db: Db, monkeypatch: 
     assert _where(places.of_batches(["b-2"], rows=ROWS)) == [30, 31]
     assert len(read) <= 1 + 1 + 2  # The change is looked at again while it is young.
     clock.now += 2 * SETTLED.total_seconds()
-    del read[:]
     version = places.version()
+    del read[:]
     assert places.version() == version
     assert not read
+
+
+def test_a_change_that_became_visible_after_a_later_one_is_found_however_seldom_one_looks(db: Db) -> None:
+    _insert(db, "b-1", [1, 2])
+    clock = Clock()
+    places = BatchPlaces(db, clock=clock)
+    _answer(db, "b-1", 1, "car")
+    assert _where(places.labelled(rows=ROWS)) == [1]
+    first = (db.batch_frames.find_one({"row": 1}) or {})["changed_at"]
+    late = {
+        "state": "labelled",
+        "value": ["car"],
+        "changed_at": first - SETTLED / 2,
+    }  # Of a transaction that took its time.
+    db.batch_frames.update_one({"row": 2}, {"$set": late})
+    clock.now += 10 * SETTLED.total_seconds()
+    assert _where(places.labelled(rows=ROWS)) == [1, 2]
+
+
+def test_changes_are_found_when_the_clock_of_the_database_is_put_back(db: Db, monkeypatch: pytest.MonkeyPatch) -> None:
+    _insert(db, "b-1", list(range(6)))
+    clock, now = Clock(), batches.database_clock
+    places = BatchPlaces(db, clock=clock)
+    ahead = timedelta(hours=1)
+    monkeypatch.setattr(batches, "database_clock", lambda db: now(db) + ahead)
+
+    def answer(row: int, *, at: timedelta) -> None:
+        changed = {"state": "labelled", "value": ["car"], "changed_at": now(db) + at}
+        db.batch_frames.update_one({"row": row}, {"$set": changed})
+
+    answer(0, at=ahead)
+    assert _where(places.labelled(rows=ROWS)) == [0]
+    clock.now += 10 * SETTLED.total_seconds()
+    assert _where(places.labelled(rows=ROWS)) == [0]
+    monkeypatch.setattr(batches, "database_clock", now)
+    answer(1, at=-timedelta(seconds=30))  # It was put back a while ago.
+    assert _where(places.labelled(rows=ROWS)) == [0, 1]
+    for row in (2, 3):
+        clock.now += 10 * SETTLED.total_seconds()
+        answer(row, at=timedelta())
+        assert _where(places.labelled(rows=ROWS)) == list(range(row + 1))
+
+
+def test_a_look_that_fails_half_way_hides_nothing(db: Db, monkeypatch: pytest.MonkeyPatch) -> None:
+    _insert(db, "b-1", [1, 2, 3])
+    places = BatchPlaces(db, clock=Clock())
+    assert not places.labelled(rows=ROWS).any()
+    whole, changed = batches.standings, batches.changed_standings
+    for row, name, function in ((1, "changed_standings", changed), (2, "standings", whole)):
+        _answer(db, "b-1", row, "car")
+        _insert(db, f"b-{name}", [10 + row])
+        monkeypatch.setattr(batches, name, partial(_broken, function))
+        with pytest.raises(BackendUnavailable):
+            places.held(rows=ROWS)
+        monkeypatch.setattr(batches, name, function)
+        _check(db, places)
+
+
+def test_a_place_that_came_past_its_batch_and_changes_is_no_trouble(db: Db) -> None:
+    _insert(db, "b-1", [1, 2])
+    clock = Clock()
+    places = BatchPlaces(db, clock=clock)
+    assert _where(places.held(rows=ROWS)) == [1, 2]
+    place = dict(db.batch_frames.find_one({"row": 2}) or {})
+    db.batch_frames.insert_one(place | {"_id": "b-1/000009", "rank": 9, "row": 3, "frame_id": f"{3:032x}"})
+    _answer(db, "b-1", 3, "car")
+    assert not places.labelled(rows=ROWS).any()
+    clock.now += 2 * SETTLED.total_seconds()
+    assert _where(places.labelled(rows=ROWS)) == [3]
 
 
 def test_places_that_came_past_the_batches_are_found(db: Db) -> None:
@@ -185,6 +256,11 @@ def test_nothing_is_labelled_where_there_is_no_batch(db: Db) -> None:
     places = BatchPlaces(db, clock=Clock())
     _check(db, places)
     assert places.of_batches(["b-1"], rows=3).tolist() == [False] * 3
+
+
+def _broken(listed: Callable[..., Iterator[T]], *args: Any, **asked: Any) -> Iterator[T]:
+    yield next(listed(*args, **asked))
+    raise BackendUnavailable("the database went away")
 
 
 def _counted(listed: Iterator[T], read: list[int]) -> Iterator[T]:

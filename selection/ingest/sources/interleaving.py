@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from queue import Full, Queue
 from typing import TypeVar
@@ -56,9 +57,11 @@ def _read(source: Iterable[T], come: Queue[T | _Ended], stopped: threading.Event
         return
     problem: BaseException | None = None
     try:
-        for item in source:
-            if not _put(come, item, stopped):
-                return
+        # Here and now: whoever made the source may hold it for long, and with it its files and threads.
+        with closing(source) if isinstance(source, Generator) else nullcontext():
+            for item in source:
+                if not _put(come, item, stopped):
+                    return
     except BaseException as exc:
         problem = exc
     _put(come, _Ended(problem=problem), stopped)

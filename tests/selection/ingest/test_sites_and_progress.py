@@ -140,6 +140,25 @@ def test_what_one_of_several_sources_raises_ends_them_all_and_leaves_no_thread()
     assert not [one for one in threading.enumerate() if one.name.startswith("source")]
 
 
+def test_sources_that_are_not_read_to_their_end_let_go_of_what_they_hold() -> None:
+    left: list[str] = []
+
+    def holds(name: str) -> Iterator[str]:
+        try:
+            while True:
+                yield name
+        finally:
+            left.append(name)
+
+    sources = [holds("a"), holds("b")]
+    items = interleaved(sources)
+    seen: set[str] = set()
+    while len(seen) < len(sources):
+        seen.add(next(items))
+    items.close()
+    assert sorted(left) == ["a", "b"]
+
+
 def test_kinds_of_sources_together_are_taken_in_whole_and_again(stores: Platform, tmp_path: Path) -> None:
     given = [str(_source(tmp_path / kind, kind, count=5)) for kind in ("folder", "tar", "csv", "parquet")]
     given.append(f"lab={_fill(tmp_path / 'lab', 5, level=9)}")

@@ -105,6 +105,19 @@ def test_a_broken_frame_does_not_stand_for_the_good_ones_around_it(fleet: Fleet)
     assert of_fleet.quality_order(here.columns, np.arange(60))[7] == 0  # Its sharpness alone would have put it first.
 
 
+def test_a_file_of_a_survey_is_written_when_all_else_is_done(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, working = Surveyed(fleet, 60), survey._survey
+    here.grow(60)
+
+    def slow(*args: Any, **named: Any) -> None:
+        # Surveying may take longer than files without a record are left alone.
+        assert not list(here.platform.objects.list("surveys"))
+        working(*args, **named)
+
+    monkeypatch.setattr(survey, "_survey", slow)
+    assert here.platform.objects.exists(here.make().object_key)
+
+
 def test_rows_that_come_later_join_and_change_no_other(fleet: Fleet) -> None:
     here = Surveyed(fleet, 700)
     here.grow(500)

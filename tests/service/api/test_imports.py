@@ -128,6 +128,13 @@ def test_columns_are_imported_as_the_command_does(client: TestClient, fleet: lis
     assert (again["changed"], again["unchanged"]) == (0, 5)
 
 
+@pytest.mark.parametrize("name", ["字" * 300 + ".csv", "../../numbers.csv", "..\\n.csv", "a" * 1000 + ".csv"])
+def test_any_name_of_an_upload_will_do(client: TestClient, fleet: list[Frame], name: str) -> None:
+    sent = f"frame_id,glare\n{fleet[0].frame_id},1\n".encode()
+    answer = client.post("/api/v1/columns", files={"file": (name, sent)})
+    assert (answer.status_code, answer.json().get("changed")) == (200, 1), answer.text
+
+
 @pytest.mark.parametrize("name", ["concept", "rarity", "slice", "map", "uncertain"])
 def test_a_column_cannot_take_the_name_of_a_search_term(client: TestClient, fleet: list[Frame], name: str) -> None:
     sent = f"frame_id,{name}\n{fleet[0].frame_id},1\n".encode()
