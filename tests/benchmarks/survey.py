@@ -44,6 +44,10 @@ class DrivesOnly:
         self._drive_N = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
         self.captured_ms = np.full(rows, NO_TIME_MS, dtype=np.int64)
 
+    def measured(self, _: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Nothing was measured of their pixels."""
+        return np.full(len(rows), np.nan)
+
     def codes(self, _: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
         """The drive of each row, as an index into the drives' names."""
         return self._drive_N, tuple(f"drive-{number}" for number in range(int(self._drive_N.max()) + 1))
