@@ -24,7 +24,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 from annotation import labels, splits, tasks
 from annotation.labels import Label
 from annotation.tasks import Task, TaskId
-from infra.database import Db, Document, retrying
+from infra.database import Db, Document, is_only_duplicates, retrying
 from infra.errors import InvalidInput, NotFound
 from infra.objects import ObjectStore
 from selection.fleet import frames, originals
@@ -35,7 +35,6 @@ DatasetId = NewType("DatasetId", str)
 
 FORMAT = "mlpl-bindings-1"
 _CHUNK = 1000
-_DUPLICATE_KEY = 11000
 
 INDEXES: dict[str, list[IndexModel]] = {
     "datasets": [IndexModel([("task_id", 1), ("created_at", -1)])],
@@ -297,7 +296,7 @@ def _put(db: Db, documents: Sequence[Document]) -> None:
     try:
         db.bindings.bulk_write(changes, ordered=False)
     except BulkWriteError as exc:
-        if any(error["code"] != _DUPLICATE_KEY for error in exc.details["writeErrors"]):
+        if not is_only_duplicates(exc):
             raise
 
 

@@ -34,6 +34,7 @@ T = TypeVar("T")
 _PASSING_CODES = frozenset({6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
 _NAMESPACE_EXISTS = 48
 _NO_SPACE = 14031
+_DUPLICATE_KEY = 11000
 
 
 @contextmanager
@@ -175,6 +176,13 @@ def is_passing(exc: BaseException) -> bool:
 def is_out_of_space(exc: BaseException) -> bool:
     """Whether the server said that its disk is full."""
     return isinstance(exc, mongo.OperationFailure) and (exc.code == _NO_SPACE or "No space left on device" in str(exc))
+
+
+def is_only_duplicates(exc: mongo.BulkWriteError) -> bool:
+    """Whether a bulk write failed for nothing but documents that are there already: another process wrote the same at the same moment."""
+    details: Document = dict(exc.details or {})
+    failed = [one.get("code") for one in details.get("writeErrors", [])]
+    return set(failed) == {_DUPLICATE_KEY} and not details.get("writeConcernErrors")
 
 
 @contextmanager

@@ -192,8 +192,7 @@ class Curator:
 
     def encoder_id(self) -> str:
         """The id of the fleet's encoder. Loads the encoder only when the fleet has not settled on one yet."""
-        choice = self._kept_choice if self._is_kept_fresh else None
-        return choice.encoder_id if choice else encoders.current_encoder_id(self._platform) or self.encoder().encoder_id
+        return self._chosen() or self.encoder().encoder_id
 
     def encoder(self) -> Encoder:
         """The encoder; loading it takes seconds.
@@ -202,7 +201,7 @@ class Curator:
             BackendUnavailable: The weights that the fleet uses cannot be had on this machine.
         """
         with self._encoder_lock:
-            current = encoders.current_encoder_id(self._platform)
+            current = self._chosen()
             if self._encoder is None or current not in (None, self._encoder.encoder_id):
                 self._encoder = encoders.load_encoder(self._platform)
             return self._encoder
@@ -288,6 +287,11 @@ class Curator:
             notice=self._notice() if encoder is not None else None,
             next_cursor=page.next_cursor,
         )
+
+    def _chosen(self) -> str | None:
+        """The id of the encoder that the fleet has settled on, one for index and encoder alike."""
+        choice = self._kept_choice if self._is_kept_fresh else None
+        return choice.encoder_id if choice else encoders.current_encoder_id(self._platform)
 
     def _text_vector(self, words: str) -> NDArray[np.float32]:
         encoder = self.encoder()

@@ -15,7 +15,7 @@ from infra.settings import Settings
 from selection import shards, written_files
 from selection.concepts import concepts
 from selection.embedding import encoders
-from selection.fleet import frames
+from selection.fleet import frames, sightings
 from selection.ingest import ingest
 from selection.planning import saved_plans
 from selection.structure import novelty, projection, survey
@@ -24,6 +24,7 @@ from training.importing import importing
 
 _OWNERS = (
     frames,
+    sightings,
     ingest,
     encoders,
     shards,

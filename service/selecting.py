@@ -12,21 +12,19 @@ from infra.errors import InvalidInput
 from infra.platform import Platform
 from selection.fleet import frames
 from selection.fleet.frames import FrameId
-from selection.planning.plan import COLUMN, CONCEPT, KNOWN_SCORES, LABEL_ERRORS, NEIGHBOUR_ERROR, NearDuplicates, Plan
+from selection.planning.plan import KNOWN_SCORES, LABEL_ERRORS, NEIGHBOUR_ERROR, Plan
+from service.fleet_sources import FleetSources
 from training.models import Model
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from selection.embedding.index import VectorIndex
-    from selection.fleet.columns import Columns
     from selection.planning.selecting import Choice, Stage
     from service.curator import Curator
 
 EVALUATION_SHARE = 0.2
 EVALUATION_ENOUGH = 50
-SURVEYED_ENOUGH = 0.9
 DRAWN_FOR_EVALUATION = "drawn at random from the drives held out for evaluation"
 
 
@@ -72,7 +70,7 @@ def carry_out(platform: Platform, curator: Curator, plan: Plan, *, task: Task, m
     pool, stages = _pool(platform, curator, plan)
     taken = np.array(batches.taken_rows(db, task_id=task.task_id), dtype=np.int64)
     by_split = splits.masks(db, task_id=task.task_id, columns=curator.columns())
-    sources = FleetSources(platform, curator, task=task, model=model)
+    sources = TaskSources(platform, curator, task=task, model=model)
     if plan.pool == "labelled":
         labelled = np.zeros(len(pool), dtype=bool)
         labelled[[row for row in sources.labelled_rows() if row < len(pool)]] = True
@@ -110,16 +108,14 @@ def carry_out(platform: Platform, curator: Curator, plan: Plan, *, task: Task, m
     )
 
 
-class FleetSources:
-    """What a plan may ask about the fleet, see `selection.planning.selecting.Sources`."""
+class TaskSources(FleetSources):
+    """What a plan may ask when it chooses for a task."""
 
     def __init__(self, platform: Platform, curator: Curator, *, task: Task, model: Model | None) -> None:
         """Loads nothing yet."""
-        self._platform = platform
-        self._curator = curator
+        super().__init__(platform, curator)
         self._task = task
         self._model = model
-        self._index: VectorIndex | None = None
         self._labels: dict[int, tuple[str, ...]] | None = None
 
     def labelled_rows(self) -> Sequence[int]:
@@ -127,15 +123,9 @@ class FleetSources:
         return sorted(self._standing())
 
     def scores(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.floating] | None:
-        """A score of rows, NaN where there is none; None while there is no model to give it."""
-        if name.startswith(COLUMN):
-            return self._curator.columns().numbers_of(name.removeprefix(COLUMN), rows)
-        if name.startswith(CONCEPT):
-            from selection.concepts import concepts
-
-            return concepts.scores(self._platform, name.removeprefix(CONCEPT), rows, index=self._vectors())
+        """Of the fleet, the task's labels or the model's doubts."""
         if name not in KNOWN_SCORES:
-            raise InvalidInput(f"there is no score {name!r}: choose {', '.join(KNOWN_SCORES)}")
+            return super().scores(name, rows)
         if name == NEIGHBOUR_ERROR:
             return self._neighbour_errors(rows)
         if self._model is None:
@@ -151,72 +141,6 @@ class FleetSources:
                 f"model {self._model.model_id} has no predictions for these frames yet; run `mlpl predict --task TASK`, or leave `mlpl serve` running"
             )
         return predictions.score(name, rows)
-
-    def embedded(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of the rows have a vector."""
-        return self._vectors().has(rows)
-
-    def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Vectors of rows."""
-        return self._vectors().vectors(rows)
-
-    def codes(self, key: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-        """An attribute, or the slice, by row."""
-        if key == "slice":
-            from service.structure import slice_codes
-
-            return slice_codes(self._curator)
-        return self._curator.columns().codes(key)
-
-    def likeness(self) -> float:
-        """The survey's, or calibrated now."""
-        from service.structure import likeness
-
-        return likeness(self._curator).threshold
-
-    def surveyed_groups(
-        self, rows: NDArray[np.int64], how: NearDuplicates, *, threshold: float
-    ) -> NDArray[np.int64] | None:
-        """The keeper of each row as surveyed, a row that came since its own; None where the survey's thresholds are others, or many came since."""
-        found = self._curator.structure().survey()
-        if found is None or (found.survey.threshold, found.survey.max_hamming) != (threshold, how.max_hamming):
-            return None
-        surveyed = (found.values.at("keeper", rows) >= 0).mean() if len(rows) else 1.0
-        return found.keepers(rows) if surveyed >= SURVEYED_ENOUGH else None
-
-    def groups(self, rows: NDArray[np.int64], how: NearDuplicates, *, threshold: float) -> NDArray[np.int64]:
-        """The keeper's position among the rows, which are compared now."""
-        import numpy as np
-
-        from selection.near_duplicates.duplicates import near_duplicate_groups
-        from selection.near_duplicates.of_fleet import HalfVectors, hashes_of
-
-        order = np.argsort(rows, kind="stable")
-        hashes_N = np.zeros(len(rows), dtype=np.uint64)
-        if how.max_hamming is not None:
-            hashes_N[order] = hashes_of(self._platform, rows[order])
-        return near_duplicate_groups(
-            HalfVectors(self._vectors(), rows) if self.embedded(rows).any() else None,
-            threshold=threshold,
-            hashes_N=hashes_N,
-            max_hamming=how.max_hamming or 0,
-            priority_N=self.preference(rows),
-        ).keeper_N
-
-    def preference(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The sharpest and best exposed first."""
-        from selection.near_duplicates.of_fleet import quality_order
-
-        return quality_order(self._curator.columns(), rows, index=self._vectors())
-
-    def blank(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """By the statistics of the pixels."""
-        return blank_frames(self._curator.columns(), rows)
-
-    def _vectors(self) -> VectorIndex:
-        if self._index is None:
-            self._index = self._curator.index()
-        return self._index
 
     def _standing(self) -> dict[int, tuple[str, ...]]:
         if self._labels is None:
@@ -257,13 +181,6 @@ class FleetSources:
         predicted = Predictions(self._platform, self._model.model_id).probabilities_by_row(list(labelled))
         found = label_errors.by_row(task=self._task, model=self._model, labelled=labelled, predicted=predicted)
         return np.array([found.get(row, np.nan) for row in rows.tolist()], dtype=np.float32)
-
-
-def blank_frames(columns: Columns, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which of the rows show nothing, see `selection.planning.outliers.blank`; none of those whose pixels were not measured."""
-    from selection.planning import outliers
-
-    return outliers.blank(*(columns.measured(key, rows) for key in ("sharpness", "underexposed", "overexposed")))
 
 
 def _pool(platform: Platform, curator: Curator, plan: Plan) -> tuple[NDArray[np.bool_], list[Stage]]:

@@ -13,7 +13,7 @@ from pymongo import ASCENDING, IndexModel
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from annotation.backends.protocol import Annotation, BackendStatus, FrameAnswers, Ticket
-from infra.database import Db, Document, retrying
+from infra.database import Db, Document, is_only_duplicates, retrying
 from infra.errors import InvalidInput, NotFound
 from selection.fleet.frames import FrameId
 
@@ -30,7 +30,6 @@ INDEXES: dict[str, list[IndexModel]] = {
 SERVED_KINDS = ("classification", "multilabel")
 # A time is taken before its answer is written, and the clocks of several machines differ a little.
 _OVERLAP = timedelta(seconds=10)
-_DUPLICATE_KEY = 11000
 
 
 class SimulatedBackend:
@@ -184,7 +183,7 @@ class SimulatedBackend:
         try:
             self._answers.insert_many(places, ordered=False)
         except BulkWriteError as exc:
-            if any(error["code"] != _DUPLICATE_KEY for error in exc.details["writeErrors"]):
+            if not is_only_duplicates(exc):
                 raise
 
     def _require(self, ref: str) -> None:

@@ -1,4 +1,4 @@
-"""Frames: one record an image, known by its content, and the sightings that say where it was found.
+"""Frames: one record an image, known by its content.
 
 A frame gets a dense integer `row` when its record is inserted, once and for good. Everything columnar is aligned by it, so the rows
 have no holes and become visible in order: the counter and the records move in one transaction.
@@ -7,7 +7,6 @@ have no holes and become visible in order: the counter and the records move in o
 from __future__ import annotations
 
 import functools
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +33,6 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("changed_at", ASCENDING)], sparse=True),
     ],
     "unseen": [],
-    "sightings": [IndexModel([("frame_id", ASCENDING)])],
     "counters": [],
 }
 
@@ -44,9 +42,8 @@ UNSEEN_ROWS = 512
 _STATISTICS = ("perceptual_hash", "brightness", "sharpness", "underexposed", "overexposed")
 _ABSENT_WHEN_NONE = ("object_uri", *_STATISTICS, "changed_at", "withdrawn_at")
 _ROW_COUNTER = "frames.row"
-_ID_LENGTH = 32
+ID_LENGTH = 32
 _SHORTEST_PREFIX = 6
-_DUPLICATE_KEY = 11000
 _LOOKUP_BATCH = 10_000
 _RAW_BATCH = 16_384
 
@@ -110,7 +107,7 @@ class FrameFacts:
         Raises:
             InvalidInput: The id and the digest disagree, or a size is not positive.
         """
-        if len(self.digest) != 64 or self.frame_id != self.digest[:_ID_LENGTH]:
+        if len(self.digest) != 64 or self.frame_id != self.digest[:ID_LENGTH]:
             raise InvalidInput(f"frame {self.frame_id} does not belong to digest {self.digest}")
         if (self.width < 1 or self.height < 1) and self.object_uri is None:
             raise InvalidInput(f"frame {self.frame_id} has no pixels ({self.width} x {self.height})")
@@ -127,24 +124,9 @@ class Frame(FrameFacts):
     row: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sighting:
-    """One place a frame was found at.
-
-    Attributes:
-        uri: Where the file was, for example `file:///...`.
-        seen_at: UTC, when it was first found there.
-    """
-
-    frame_id: FrameId
-    site: str | None
-    uri: str
-    seen_at: datetime
-
-
 def id_of(digest: str) -> FrameId:
     """The frame id that a SHA-256 in hex gives."""
-    return FrameId(digest[:_ID_LENGTH])
+    return FrameId(digest[:ID_LENGTH])
 
 
 def to_the_millisecond(moment: datetime) -> datetime:
@@ -181,7 +163,7 @@ def get(db: Db, frame_id: str) -> Frame:
 def get_many(db: Db, ids: Iterable[FrameId]) -> dict[FrameId, Frame]:
     """Fetches frames by full id; ids that do not exist are left out."""
     found: dict[FrameId, Frame] = {}
-    for batch in _batched(dict.fromkeys(ids)):
+    for batch in batched(dict.fromkeys(ids)):
         for document in db.frames.find({"_id": {"$in": batch}}):
             found[document["_id"]] = from_document(document)
     return found
@@ -191,7 +173,7 @@ def rows_of(db: Db, ids: Iterable[FrameId]) -> dict[FrameId, int]:
     """The rows of frames by full id; ids that do not exist are left out."""
     return {
         document["_id"]: int(document["row"])
-        for batch in _batched(dict.fromkeys(ids))
+        for batch in batched(dict.fromkeys(ids))
         for document in db.frames.find({"_id": {"$in": batch}}, {"row": 1})
     }
 
@@ -204,7 +186,7 @@ def by_rows(db: Db, rows: Iterable[int]) -> list[Frame]:
     """
     wanted = [int(row) for row in rows]
     found: dict[int, Frame] = {}
-    for batch in _batched(dict.fromkeys(wanted)):
+    for batch in batched(dict.fromkeys(wanted)):
         for document in db.frames.find({"row": {"$in": batch}}):
             found[document["row"]] = from_document(document)
     missing = next((row for row in wanted if row not in found), None)
@@ -247,7 +229,7 @@ def known(db: Db, ids: Iterable[FrameId]) -> dict[FrameId, Document]:
     fields = ("captured_at", "site", "vehicle", "drive", "camera", "location", "attributes")
     return {
         document.pop("_id"): document
-        for batch in _batched(dict.fromkeys(ids))
+        for batch in batched(dict.fromkeys(ids))
         for document in db.frames.find({"_id": {"$in": batch}}, dict.fromkeys(fields, 1))
     }
 
@@ -295,7 +277,7 @@ def _set_withdrawn(db: Db, ids: Sequence[str], *, withdrawn_at: datetime | None,
     found = {frame.frame_id: frame for frame in (known.get(FrameId(one)) or get(db, one) for one in ids)}
     turned = [one.frame_id for one in found.values() if (one.withdrawn_at is None) != (withdrawn_at is None)]
     change = {"$set": {"withdrawn_at": withdrawn_at, "changed_at": to_the_millisecond(now)}}
-    for batch in _batched(turned):
+    for batch in batched(turned):
         database.retrying(functools.partial(db.frames.update_many, {"_id": {"$in": batch}}, change))
     return turned
 
@@ -312,7 +294,7 @@ def places(db: Db, ids: Iterable[FrameId]) -> dict[FrameId, tuple[str | None, st
     """Site and URI that the records of those of `ids` that exist were registered in place with."""
     return {
         document["_id"]: (document["site"], document.get("object_uri"))
-        for batch in _batched(dict.fromkeys(ids))
+        for batch in batched(dict.fromkeys(ids))
         for document in db.frames.find({"_id": {"$in": batch}}, {"site": 1, "object_uri": 1})
     }
 
@@ -338,50 +320,9 @@ def register(db: Db, facts: Sequence[FrameFacts]) -> set[FrameId]:
         try:
             return database.transaction(db, lambda session: _insert(db, unique, session))
         except BulkWriteError as exc:
-            details: Document = dict(exc.details or {})
-            if any(error.get("code") != _DUPLICATE_KEY for error in details["writeErrors"]):
+            if not database.is_only_duplicates(exc):
                 raise
     return database.transaction(db, lambda session: _insert(db, _not_there(db, unique, session), session))
-
-
-def add_sightings(db: Db, sightings: Sequence[Sighting]) -> int:
-    """Records where frames were found; a place that is known already stays as it is.
-
-    Returns:
-        How many were new.
-    """
-    found = {_sighting_key(one): one for one in sightings}
-    known = {one["_id"] for one in db.sightings.find({"_id": {"$in": list(found)}}, {"_id": 1})}
-    new = [{"_id": key, **vars(one)} for key, one in found.items() if key not in known]
-    if not new:
-        return 0
-    try:
-        return len(db.sightings.insert_many(new, ordered=False).inserted_ids)
-    except BulkWriteError as error:
-        # Another process that records the same sighting at the same moment is not a failure: it is there.
-        details: Document = dict(error.details or {})
-        if any(one.get("code") != _DUPLICATE_KEY for one in details["writeErrors"]):
-            raise
-        return int(details["nInserted"])
-
-
-def sightings_of(db: Db, frame_id: FrameId) -> list[Sighting]:
-    """Where a frame was found, first find first."""
-    found = db.sightings.find({"frame_id": frame_id}, {"_id": 0}).sort([("seen_at", ASCENDING), ("_id", ASCENDING)])
-    sightings = [Sighting(**document) for document in found]
-    # A frame registered in place says itself where it is: a record of its own for each would halve the speed of registering.
-    frame = db.frames.find_one({"_id": frame_id}, {"object_uri": 1, "site": 1, "ingested_at": 1}) or {}
-    if uri := frame.get("object_uri"):
-        first = Sighting(frame_id=frame_id, site=frame["site"], uri=uri, seen_at=frame["ingested_at"])
-        sightings = [first, *(one for one in sightings if (one.site, one.uri) != (first.site, uri))]
-    return sightings
-
-
-def sighting_uris(db: Db, ids: Iterable[FrameId]) -> Iterator[tuple[FrameId, str]]:
-    """Frame and address of every sighting of frames; in-place originals are in their records, see `sightings_of`."""
-    for batch in _batched(dict.fromkeys(ids)):
-        for document in db.sightings.find({"frame_id": {"$in": batch}}, {"_id": 0, "frame_id": 1, "uri": 1}):
-            yield document["frame_id"], document["uri"]
 
 
 def unseen_ranges(db: Db) -> list[tuple[int, int]]:
@@ -450,13 +391,7 @@ def _make_counter(db: Db) -> None:
             return
 
 
-def _sighting_key(sighting: Sighting) -> str:
-    # Addresses can be longer than an index key may be.
-    text = "\0".join((sighting.frame_id, sighting.site or "", sighting.uri))
-    return hashlib.sha256(text.encode()).hexdigest()[:_ID_LENGTH]
-
-
-def _batched(items: Iterable[T]) -> Iterator[list[T]]:
+def batched(items: Iterable[T]) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, _LOOKUP_BATCH)):
         yield batch

@@ -24,7 +24,7 @@ from urllib.parse import unquote
 
 from infra.database import Db
 from infra.errors import InvalidInput
-from selection.fleet import frames
+from selection.fleet import frames, sightings
 from selection.fleet.frames import FrameId
 
 ID_KEYS = ("frame_id", "frame-id")
@@ -209,7 +209,7 @@ class Joining:
         while block := list(islice(walked, _WALKED)):
             row_of = {one["_id"]: one["row"] for one in block}
             names = {(one["row"], name) for one in block for name in (one["source"], one.get("object_uri")) if name}
-            names |= {(row_of[frame_id], uri) for frame_id, uri in frames.sighting_uris(self._db, list(row_of))}
+            names |= {(row_of[frame_id], uri) for frame_id, uri in sightings.uris(self._db, list(row_of))}
             ends = {(end, row) for row, name in names for end in self._ends(name)}
             self._spool.execute("BEGIN")
             self._spool.executemany(

@@ -20,9 +20,10 @@ from typing import Any, Self, TypeVar
 from infra.database import retrying
 from infra.errors import Denied, InvalidInput, NotFound
 from infra.platform import Platform
-from selection.fleet import frames
-from selection.fleet.frames import Frame, FrameFacts, FrameId, Sighting
+from selection.fleet import frames, sightings
+from selection.fleet.frames import Frame, FrameFacts, FrameId
 from selection.fleet.metadata import FrameMetadata
+from selection.fleet.sightings import Sighting
 from selection.ingest import rejects
 from selection.ingest.rejects import Reject
 from selection.ingest.report import Tally
@@ -163,8 +164,8 @@ def _record(means: Means, ready: _Ready) -> None:
     db, present, now = means.platform.database, ready.present, ready.now
     with means.recorder.rows:
         added = frames.register(db, ready.facts)
-    sightings = [Sighting(frame_id=key, site=file.said.site, uri=file.uri, seen_at=now) for key, file in ready.found]
-    sightings_added = retrying(lambda: frames.add_sightings(db, sightings))
+    finds = [Sighting(frame_id=key, site=file.said.site, uri=file.uri, seen_at=now) for key, file in ready.found]
+    sightings_added = retrying(lambda: sightings.add(db, finds))
     again = {key: file for key, file in ready.found if key in present}
     means.joiner.update(db, {key: file.track for key, file in again.items()}, known=present, now=now)
     resolved = [name for _, file in ready.found for name in _names(file)]

@@ -14,8 +14,9 @@ from infra.database import retrying
 from infra.errors import InvalidInput
 from infra.lake import local_path
 from infra.platform import Platform
-from selection.fleet import frames
-from selection.fleet.frames import FrameFacts, Sighting
+from selection.fleet import frames, sightings
+from selection.fleet.frames import FrameFacts
+from selection.fleet.sightings import Sighting
 from selection.ingest.intake import Means
 from selection.ingest.rejects import Reject
 from selection.ingest.sources import videos
@@ -103,20 +104,20 @@ def register(
         known = frames.known(db, [one.frame_id for one in facts if one.frame_id not in added])
         joiner.update(db, dict.fromkeys(known), known=known, now=now, is_counted=True)
     remaining = set(added)
-    sightings = []
+    finds = []
     for one in facts:
         # The first place of a new frame is in its record.
         if one.frame_id in remaining:
             remaining.discard(one.frame_id)
         else:
-            sightings.append(Sighting(frame_id=one.frame_id, site=one.site, uri=one.object_uri or "", seen_at=now))
-    if sightings:
-        places = retrying(lambda: frames.places(db, [one.frame_id for one in sightings]))
-        sightings = [one for one in sightings if places.get(one.frame_id) != (one.site, one.uri)]
+            finds.append(Sighting(frame_id=one.frame_id, site=one.site, uri=one.object_uri or "", seen_at=now))
+    if finds:
+        places = retrying(lambda: frames.places(db, [one.frame_id for one in finds]))
+        finds = [one for one in finds if places.get(one.frame_id) != (one.site, one.uri)]
     return Registered(
         added=len(added),
         already_present=len(facts) - len(added),
-        sightings_added=len(added) + retrying(lambda: frames.add_sightings(db, sightings)),
+        sightings_added=len(added) + retrying(lambda: sightings.add(db, finds)),
     )
 
 

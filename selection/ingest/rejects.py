@@ -11,14 +11,12 @@ from typing import Literal
 from pymongo import DESCENDING, IndexModel, UpdateOne
 from pymongo.errors import BulkWriteError
 
-from infra.database import Db, retrying
+from infra.database import Db, is_only_duplicates, retrying
 from infra.errors import MlplError, NotFound
 
 INDEXES: dict[str, list[IndexModel]] = {"rejects": [IndexModel([("seen_at", DESCENDING)])]}
 
 Kind = Literal["broken", "missing"]
-
-_DUPLICATE_KEY = 11000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +68,7 @@ def keep_rejects(db: Db, rejects: Sequence[Reject], *, resolved: Sequence[str], 
             retrying(lambda: db.rejects.bulk_write(changes, ordered=False))
         except BulkWriteError as exc:
             # Another ingest of the same folder writing the same reject at this moment is as good.
-            if any(one.get("code") != _DUPLICATE_KEY for one in dict(exc.details or {})["writeErrors"]):
+            if not is_only_duplicates(exc):
                 raise
 
 

@@ -11,7 +11,7 @@ from starlette.responses import FileResponse, Response
 
 from annotation import batches, datasets, labels, tasks
 from infra.platform import Platform
-from selection.fleet import frames, originals
+from selection.fleet import frames, originals, sightings
 from selection.fleet.frames import Frame
 from service.api.errors import RESPONSES
 from service.api.line import OneLine
@@ -113,7 +113,7 @@ def read_frame(frame_id: str, line: OneLine) -> FrameOut:
         **facts,
         sightings=[
             SightingOut(site=one.site, uri=one.uri, seen_at=one.seen_at)
-            for one in frames.sightings_of(db, frame.frame_id)
+            for one in sightings.of_frame(db, frame.frame_id)
         ],
         labels=_labels(line.platform, frame),
         batches=[

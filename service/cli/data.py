@@ -392,7 +392,7 @@ def _in_a_word(attributes: dict[str, Any]) -> str:
 
 
 def _hits_text(hits: list[dict[str, Any]], *, total: int, sort: str | None, group: str | None) -> str:
-    """A line for each hit, with its similarity or, where a key sorts, the key's value."""
+    """A line for each hit, with its similarity or, where a key sorts, the key's value; of several examples, with the one it is most like."""
     key = (sort or "").lstrip("-")
     shown = "score" if key in ("", "similarity", "captured", "row") else key
     header = ["#", "frame", shown, "site", "drive", "attributes"]
@@ -401,10 +401,15 @@ def _hits_text(hits: list[dict[str, Any]], *, total: int, sort: str | None, grou
         figure = h["score"] if shown == "score" else h["sort_value"]
         figure = None if figure is None else round(figure, 4)
         rows.append([h["rank"], h["frame_id"], figure, h["site"], h["drive"], _in_a_word(h["attributes"])[:60]])
+    nearest = [h["why"]["nearest"] for h in hits]
+    if len(set(nearest)) > 1:
+        header.append("most like")
+        rows = [[*row, one] for row, one in zip(rows, nearest, strict=True)]
     if group is not None:
-        rows = [[*row, one["further"]] for row, one in zip(rows, hits, strict=True)]
-        return table([*header, "further"], rows) + f"\n{len(hits)} of {total}, one frame a {group}"
-    return table(header, rows) + f"\n{len(hits)} of {total} frames"
+        header.append("further")
+        rows = [[*row, h["further"]] for row, h in zip(rows, hits, strict=True)]
+    told = f", one frame a {group}" if group is not None else " frames"
+    return table(header, rows) + f"\n{len(hits)} of {total}{told}"
 
 
 def _status_text(found: dict[str, Any]) -> str:

@@ -27,13 +27,13 @@ from selection.embedding import encoders
 from selection.embedding.embed import embed_missing
 from selection.fleet import frames
 from selection.ingest.ingest import ingest
-from selection.planning.plan import NearDuplicates
 from selection.planning.selecting import select
+from selection.ranking.acquisition import SCORES
 from selection.ranking.predictions import Predictions
 from service.curator import Curator
 from service.demo import answers, demo
+from service.fleet_sources import FleetSources
 from service.production_line import open_line
-from service.selecting import blank_frames
 from service.simulation import learners
 from service.simulation.learners import Learner
 from service.simulation.strategies import Strategy
@@ -270,7 +270,7 @@ class _Bench:
             strategy.plan(budget=budget, seed=self._seed * 1000 + number),
             pool=np.flatnonzero(pool).astype(np.int64),
             taken=labelled,
-            sources=_Sources(self._platform, self._fleet.curator, model_id=model_id),
+            sources=_SimulatedSources(self._platform, self._fleet.curator, model_id=model_id),
         ).choices
         if model_id is not None:
             shards.remove(self._platform, "predictions", model_id)
@@ -330,53 +330,21 @@ class _Bench:
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
-class _Sources:
-    """What a plan may ask about the fleet, see `selection.planning.selecting.Sources`; the model is one of the simulation's."""
+class _SimulatedSources(FleetSources):
+    """A fleet with a model that was never registered: one round's."""
 
     def __init__(self, platform: Platform, curator: Curator, *, model_id: str | None) -> None:
-        self._platform, self._curator, self._model_id = platform, curator, model_id
+        super().__init__(platform, curator)
+        self._model_id = model_id
 
     def scores(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.floating] | None:
+        if name not in SCORES:
+            return super().scores(name, rows)
         if self._model_id is None:
             return None
         predictions = Predictions(self._platform, self._model_id)
         predictions.refresh()
         return predictions.score(name, rows)
-
-    def embedded(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return self._curator.index().has(rows)
-
-    def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self._curator.index().vectors(rows)
-
-    def codes(self, key: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-        return self._curator.columns().codes(key)
-
-    def likeness(self) -> float:
-        from service.structure import likeness
-
-        return likeness(self._curator).threshold
-
-    def surveyed_groups(
-        self, rows: NDArray[np.int64], how: NearDuplicates, *, threshold: float
-    ) -> NDArray[np.int64] | None:
-        del rows, how, threshold
-        return None
-
-    def groups(self, rows: NDArray[np.int64], how: NearDuplicates, *, threshold: float) -> NDArray[np.int64]:
-        from selection.near_duplicates.duplicates import near_duplicate_groups
-
-        del how
-        found = near_duplicate_groups(self.vectors(rows), threshold=threshold, priority_N=self.preference(rows))
-        return found.keeper_N
-
-    def preference(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        from selection.near_duplicates.of_fleet import quality_order
-
-        return quality_order(self._curator.columns(), rows)
-
-    def blank(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return blank_frames(self._curator.columns(), rows)
 
 
 class _Store:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from infra.errors import InvalidInput
 from selection.planning import plan as plans
-from selection.planning.plan import METHODS, RANDOM, Plan
+from selection.planning.plan import COLUMN, METHODS, RANDOM, Plan
 from selection.ranking.acquisition import SCORES
 from service.data_line import BatchRequest
 
@@ -72,13 +72,13 @@ def _one(name: str) -> Strategy:
 
 def _of_plan(name: str, plan: Plan) -> Strategy:
     scores = [term.score for term in plan.scores]
-    if unknown := [score for score in scores if score not in (*SCORES, RANDOM)]:
+    if unknown := [score for score in scores if score not in (*SCORES, RANDOM) and not score.startswith(COLUMN)]:
         raise InvalidInput(
-            f"{name}: a simulated model gives no score {unknown[0]!r}; use {', '.join(SCORES)} or {RANDOM} in plans to simulate"
+            f"{name}: a simulation has no score {unknown[0]!r}; use {', '.join(SCORES)}, {RANDOM} or {COLUMN}NAME in plans to simulate"
         )
     if plan.pool != "unlabelled":
         raise InvalidInput(f"{name}: pool: {plan.pool} cannot be simulated, only unlabelled frames are chosen")
-    return Strategy(name=name, usual=plan, asks_model=scores != [RANDOM])
+    return Strategy(name=name, usual=plan, asks_model=any(score in SCORES for score in scores))
 
 
 def _only(parts: Sequence[str], known: Container[str]) -> str | None:

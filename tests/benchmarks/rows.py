@@ -25,6 +25,8 @@ DUPLICATE_SIMILARITY = 0.985
 DIVERSE = 1000
 FACET_KEYS = 13
 RECALL_QUERIES = 100
+WHOLE_TEXT_MS = 51.0
+"""What a text takes in ViT-B-32 on 2 cores when all of its positions are computed."""
 
 Group = Callable[[Bench], list[Row]]
 
@@ -145,6 +147,14 @@ def text(bench: Bench) -> list[Row]:
     own = measuring.median(taken["server"]) - measuring.median(taken["encoder"])
     details = {"server_ms": measuring.spread(taken["server"]), "encoder_ms": measuring.spread(taken["encoder"])}
     return [
+        Row(
+            key="text.whole_p50",
+            work=f"nearest {K} of {bench.rows:,} to new words, p50 with the encoder",
+            mlpl=measuring.median(taken["server"]),
+            unit="ms",
+            target=5 + WHOLE_TEXT_MS,
+            details={"target": "5 ms and what ViT-B-32 takes for all 77 positions of a text"},
+        ),
         Row(
             key="text.p50",
             work=f"nearest {K} of {bench.rows:,} to new words, p50 less the encoder's {measuring.median(taken['encoder']):.0f} ms",

@@ -20,6 +20,7 @@ from selection.planning import plan as plans
 from service import data_line, reconcile, selecting
 from service.curator import Curator
 from service.data_line import BatchRequest
+from service.fleet_sources import FleetSources
 from tests.service.cli.test_command_line import mlpl
 from tests.service.conftest import let_all_drives_train
 from training.prediction import OPINIONS, Opinion, prediction_table
@@ -69,7 +70,7 @@ def test_frames_that_show_nothing_are_chosen_last_unless_a_column_asks(
     frames = platform.database["frames"]
     frames.update_many({}, {"$set": {"underexposed": 0.1, "overexposed": 0.0, "sharpness": 300.0}})
     frames.update_one({"_id": fleet[5].frame_id}, {"$set": {"underexposed": 0.99}})
-    assert selecting.blank_frames(Curator(platform).columns(), np.array([4, 5, 99])).tolist() == [False, True, False]
+    assert FleetSources(platform, Curator(platform)).blank(np.array([4, 5, 99])).tolist() == [False, True, False]
     last = _outcome(platform, task, budget=12).places[-1]
     assert (last.row, last.reason) == (5, "no model yet, so drawn at random, though it shows nothing")
     assert _outcome(platform, task, scores=["column:underexposed"], budget=1).places[0].row == 5

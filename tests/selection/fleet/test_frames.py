@@ -11,8 +11,9 @@ import pytest
 from infra import database as documents
 from infra.database import Db
 from infra.errors import InvalidInput, NotFound
-from selection.fleet import frames
-from selection.fleet.frames import FrameFacts, Sighting
+from selection.fleet import frames, sightings
+from selection.fleet.frames import FrameFacts
+from selection.fleet.sightings import Sighting
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -123,10 +124,10 @@ def test_sightings_are_kept_once_a_place(db: Db) -> None:
     frame_id = _facts(1).frame_id
     here = Sighting(frame_id=frame_id, site="a", uri="file:///x.jpg", seen_at=NOW)
     there = Sighting(frame_id=frame_id, site="b", uri="file:///x.jpg", seen_at=NOW)
-    assert frames.add_sightings(db, [here, here]) == 1
-    assert frames.add_sightings(db, [here, there]) == 1
-    assert frames.add_sightings(db, []) == 0
-    assert {one.site for one in frames.sightings_of(db, frame_id)} == {"a", "b"}
+    assert sightings.add(db, [here, here]) == 1
+    assert sightings.add(db, [here, there]) == 1
+    assert sightings.add(db, []) == 0
+    assert {one.site for one in sightings.of_frame(db, frame_id)} == {"a", "b"}
 
 
 def test_facts_refuse_an_id_that_is_not_their_content() -> None:

@@ -15,10 +15,10 @@ import pytest
 from pyarrow import parquet
 
 from infra.errors import InvalidInput, NotFound
-from selection.fleet import frames, joining, tabular, user_columns
+from selection.fleet import frames, joining, sightings, tabular, user_columns
 from selection.fleet.columns import Columns
-from selection.fleet.frames import Sighting
 from selection.fleet.joining import Joining, Unmatched
+from selection.fleet.sightings import Sighting
 
 
 def _now() -> datetime:
@@ -54,7 +54,7 @@ def named(fleet: Any) -> Any:
     )
     ids = [frame.frame_id for frame in frames.by_rows(fleet.platform.database, range(4))]
     found = [Sighting(frame_id=ids[2], site="x", uri="file:///data/a%20b/other.jpg", seen_at=_now())]
-    frames.add_sightings(fleet.platform.database, found)
+    sightings.add(fleet.platform.database, found)
     return fleet
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from infra import database as documents
 from infra.errors import InvalidInput
 from infra.platform import Platform
-from selection.fleet import frames
+from selection.fleet import frames, sightings
 from selection.ingest import ingest as ingesting
 from selection.ingest.ingest import ingest
 from selection.ingest.sources import Reject, SourceFile, archives
@@ -55,7 +55,7 @@ def test_a_tar_is_ingested_with_its_list_and_again_adds_nothing(stores: Platform
     assert ingest(stores, [str(path)]).added == 0
     first, second = frames.by_rows(stores.database, [0, 1])
     assert (first.drive, second.drive, second.source) == (None, "d1", "in/b.jpg")
-    assert frames.sightings_of(stores.database, second.frame_id)[0].uri == f"{path.as_uri()}#in/b.jpg"
+    assert sightings.of_frame(stores.database, second.frame_id)[0].uri == f"{path.as_uri()}#in/b.jpg"
     assert stores.objects.get(second.object_key) == _jpeg(2)
 
 

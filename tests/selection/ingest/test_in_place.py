@@ -16,7 +16,7 @@ from infra import database as documents
 from infra import leases
 from infra.errors import InvalidInput
 from infra.platform import Platform
-from selection.fleet import frames, originals
+from selection.fleet import frames, originals, sightings
 from selection.ingest import ingest as ingesting
 from selection.ingest import registration, rejects
 from selection.ingest.ingest import ingest
@@ -68,7 +68,7 @@ def test_lines_with_digests_are_registered_without_reading_a_byte(
     assert [one.source for one in found] == [f"{i}.jpg" for i in range(5)]
     assert found[0].object_uri == (tmp_path / "lake/0.jpg").as_uri()
     assert (found[0].site, found[0].drive, found[0].attributes) == ("ulm", "d1", {"speed_kph": 40})
-    assert [one.uri for one in frames.sightings_of(stores.database, found[0].frame_id)] == [found[0].object_uri]
+    assert [one.uri for one in sightings.of_frame(stores.database, found[0].frame_id)] == [found[0].object_uri]
     assert not list(stores.objects.list("frames"))
 
 
@@ -76,7 +76,7 @@ def test_a_known_frame_met_elsewhere_gains_a_sighting(stores: Platform, tmp_path
     for place in ("a", "b"):
         ingest(stores, [str(_lake(tmp_path / place, 2))], in_place=True)
     first = frames.by_rows(stores.database, [0])[0]
-    uris = [one.uri for one in frames.sightings_of(stores.database, first.frame_id)]
+    uris = [one.uri for one in sightings.of_frame(stores.database, first.frame_id)]
     assert uris == [(tmp_path / place / "0.jpg").as_uri() for place in ("a", "b")]
     assert frames.row_count(stores.database) == 2
 

@@ -23,7 +23,7 @@ from PIL import Image
 from infra import database as documents
 from infra.errors import BackendUnavailable, InvalidInput, StorageFull
 from infra.platform import Platform
-from selection.fleet import frames
+from selection.fleet import frames, sightings
 from selection.fleet.metadata import FrameMetadata
 from selection.ingest import ingest as ingesting
 from selection.ingest import intake, rejects
@@ -129,7 +129,7 @@ def test_the_same_image_elsewhere_is_a_sighting_and_its_first_metadata_stays(sto
     assert "first metadata stays" in report.summary()
     frame = frames.by_rows(stores.database, [0])[0]
     assert (frame.drive, frame.site) == ("a", "north")
-    assert [one.site for one in frames.sightings_of(stores.database, frame.frame_id)] == ["north", "south"]
+    assert [one.site for one in sightings.of_frame(stores.database, frame.frame_id)] == ["north", "south"]
 
 
 def test_twins_in_one_folder_are_one_frame_seen_twice(stores: Platform, tmp_path: Path) -> None:

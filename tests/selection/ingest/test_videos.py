@@ -17,7 +17,7 @@ from PIL import Image
 from infra import database as documents
 from infra.errors import InvalidInput
 from infra.platform import Platform
-from selection.fleet import frames
+from selection.fleet import frames, sightings
 from selection.fleet.metadata import FrameMetadata
 from selection.ingest import ingest as ingesting
 from selection.ingest import rejects
@@ -75,7 +75,7 @@ def test_a_video_gives_a_frame_a_second_once(
     assert [one.attributes for one in found] == [{"video": name, "video_time_s": float(i)} for i in range(4)]
     assert {(one.drive, one.format, one.captured_at) for one in found} == {("d17/a", "JPEG", None)}
     assert [one.source for one in found] == sorted(one.source for one in found)
-    uri = frames.sightings_of(stores.database, found[2].frame_id)[0].uri
+    uri = sightings.of_frame(stores.database, found[2].frame_id)[0].uri
     assert uri == f"{(tmp_path / 'd17' / name).as_uri()}#t=00002.000000"
 
 
@@ -230,6 +230,6 @@ def test_videos_with_odd_names_and_in_archives(stores: Platform, make_video: Vid
         stores.database, range(8)
     )  # Several sources are read at once; each gives its frames in order.
     first, packed = (next(one for one in found if one.drive == drive) for drive in ("d/a#1 ü", "d2/b"))
-    assert frames.sightings_of(stores.database, first.frame_id)[0].uri == f"{odd.as_uri()}#t=00000.000000"
+    assert sightings.of_frame(stores.database, first.frame_id)[0].uri == f"{odd.as_uri()}#t=00000.000000"
     uri = f"{(tmp_path / 'x.tar').as_uri()}#d2/b.mp4&t=00000.000000"
-    assert frames.sightings_of(stores.database, packed.frame_id)[0].uri == uri
+    assert sightings.of_frame(stores.database, packed.frame_id)[0].uri == uri

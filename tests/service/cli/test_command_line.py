@@ -141,6 +141,7 @@ def test_ingest_takes_several_sites_with_their_tracks_and_tells_of_both(platform
 
 def test_hits_are_told_in_short_attributes() -> None:
     hit = {"rank": 1, "frame_id": "f", "score": 0.5, "sort_value": 0.25, "site": "s", "drive": "d"}
+    hit["why"] = {"nearest": "text:rain"}
     hit["attributes"] = {"license": "x" * 80, "weather": "rain", "boxes": [1], "lane": 2}
     text = data._hits_text([hit], total=1, sort=None, group=None)
     assert "weather:rain lane:2" in text
@@ -149,6 +150,9 @@ def test_hits_are_told_in_short_attributes() -> None:
     assert "0.5" in text
     assert "margin" in (sorted_by := data._hits_text([hit], total=1, sort="-margin", group=None))
     assert "0.25" in sorted_by
+    assert "text:rain" not in text  # All hits are like the one thing asked for.
+    other = {**hit, "rank": 2, "why": {"nearest": "frame:0123"}}
+    assert "frame:0123" in data._hits_text([hit, other], total=2, sort=None, group=None)
 
 
 def test_nothing_is_chosen_while_there_is_nowhere_to_push_to(platform: Platform) -> None:

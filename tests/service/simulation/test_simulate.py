@@ -140,11 +140,22 @@ def test_a_plan_file_is_a_strategy_and_keeps_to_its_filters(small: Platform, opt
     assert kept <= {"drive-1"}
 
 
+def test_a_column_of_the_frames_can_rank_a_simulation(small: Platform, options: Options, tmp_path: Path) -> None:
+    plan = tmp_path / "bright.yaml"
+    plan.write_text("version: 1\nscores: ['column:brightness']\ndiversity: none\n")
+    (strategy,) = strategies.parse(str(plan))
+    assert not strategy.asks_model
+    found = replay.run(small, replace(options, strategies=[strategy], rounds=2, seeds=1), QUIET)
+    first, second = ([*one.rows] for one in found.rounds if one.strategy == strategy.name)
+    brightness = {one["row"]: one["brightness"] for one in small.database.frames.find()}
+    assert min(brightness[row] for row in first) >= max(brightness[row] for row in second)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("scores: [bald]", r"gives no score 'bald'"),
-        ("scores: ['concept:crossing']", r"gives no score 'concept:crossing'"),
+        ("scores: [bald]", r"has no score 'bald'"),
+        ("scores: ['concept:crossing']", r"has no score 'concept:crossing'"),
         ("pool: labelled\nscores: [entropy]", r"pool: labelled cannot be simulated"),
         ("scores: [nonsense]", r"there is no score 'nonsense'"),
     ],
