@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import warnings
 from dataclasses import dataclass
 from datetime import datetime
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -172,9 +174,17 @@ def shrink(pixels: Image.Image) -> Image.Image:
 
 def encode_preview(small: Image.Image) -> bytes:
     """The JPEG of pixels that `shrink` gave."""
-    file = io.BytesIO()
-    small.save(file, format="JPEG", quality=PREVIEW_QUALITY)
-    return file.getvalue()
+    with _file_in_memory() as file:
+        small.save(file, format="JPEG", quality=PREVIEW_QUALITY)
+        file.seek(0)
+        return file.read()
+
+
+def _file_in_memory() -> BinaryIO:
+    """A file to encode into. Pillow lets go of the interpreter's lock only while it writes to something with a descriptor."""
+    if hasattr(os, "memfd_create"):  # Linux.
+        return os.fdopen(os.memfd_create("preview"), "w+b")
+    return io.BytesIO()
 
 
 def _rgbx(pixels: Image.Image) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -189,6 +190,33 @@ def test_local_paths_exist_only_for_local_stores(store: ObjectStore) -> None:
     assert (path is not None) == store.is_local == store.uri("a").startswith("file:")
 
 
+def test_writers_of_one_key_leave_one_of_their_objects_whole(objects: ObjectStore) -> None:
+    written = [bytes([number]) * 300_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda data: objects.put("a/x", data), written * 4))
+    assert objects.get("a/x") in written
+    folder = objects.local_path("a")
+    assert folder is not None
+    assert [path.name for path in folder.iterdir()] == ["x"]
+
+
+def test_what_a_killed_writer_left_is_no_object(objects: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects.put("a/x", b"old")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", _killed)
+        patched.setattr(Path, "unlink", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            objects.put("a/x", b"new")
+    folder = objects.local_path("a")
+    assert folder is not None
+    assert len(list(folder.iterdir())) == 2
+    assert (list(objects.list()), objects.get("a/x")) == (["a/x"], b"old")
+
+
+def _killed(*_arguments: object, **_named: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_full_disk_is_one_line_and_leaves_the_old_object(settings: Settings, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
@@ -202,7 +230,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_object(settings: Settings, t
                 objects.put(key, bytes(3_000_000))
             assert "\n" not in raised.value.message
         assert objects.get("x") == b"old"
-        assert list(objects.list()) == ["x"]
+        assert list(objects.list()) == [path.name for path in small.iterdir()] == ["x"]
     finally:
         subprocess.run(["umount", "--lazy", str(small)], check=True)
 

@@ -125,6 +125,14 @@ def test_previews_are_as_pillow_would_make_them(size: tuple[int, int]) -> None:
     assert np.abs(np.asarray(found) - expected).mean() < 1
 
 
+def test_previews_are_encoded_in_memory_as_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = images.shrink(_scene())
+    expected = _bytes(small, quality=images.PREVIEW_QUALITY)
+    assert images.encode_preview(small) == expected
+    monkeypatch.delattr("os.memfd_create", raising=False)  # As where only Linux has it.
+    assert images.encode_preview(small) == expected
+
+
 def test_a_preview_carries_nothing_of_the_original_but_pixels() -> None:
     data = _bytes(_scene(), comment=b"secret")
     assert b"secret" in data
