@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,7 +72,7 @@ class ObjectStore:
         """
         with self._translated(_checked(key)):
             if self._root is not None:
-                _write(self._root / key, data)
+                _write(f"{self._root}/{key}", data)
             else:
                 obstore.put(self._store, key, data)
 
@@ -89,7 +89,8 @@ class ObjectStore:
         """
         with self._translated(_checked(key)):
             if self._root is not None:
-                return (self._root / key).read_bytes()
+                with open(f"{self._root}/{key}", "rb") as file:
+                    return file.read()
             return obstore.get(self._store, key).bytes().to_bytes()
 
     def get_range(self, key: str, *, start: int, stop: int) -> bytes:
@@ -276,21 +277,22 @@ def s3_store(settings: Settings, bucket: str, *, prefix: str = "") -> S3Store:
     )
 
 
-def _write(path: Path, data: bytes | bytearray | memoryview) -> None:
+def _write(path: str, data: bytes | bytearray | memoryview) -> None:
     """A local file, whole or not at all. obstore does the same in a thread of its own, and handing over costs more than small files do."""
     # obstore lists no file whose name ends like this: it calls its own unfinished files so.
-    partial = path.with_name(f"{path.name}#{os.getpid()}{next(_numbers):06d}")
+    partial = f"{path}#{os.getpid()}{next(_numbers):06d}"
     try:
         try:
-            file = partial.open("xb")
+            file = open(partial, "xb")  # noqa: SIM115 - closed below
         except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = partial.open("xb")
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            file = open(partial, "xb")  # noqa: SIM115
         with file:
             file.write(data)
-        partial.replace(path)
+        os.replace(partial, path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            os.unlink(partial)
         raise
 
 

@@ -15,7 +15,6 @@ OVEREXPOSED_ABOVE = 250
 
 _HASH_SIDE = 8
 _HASH_SOURCE_SIDE = 32
-_LEVELS = np.arange(256)
 
 
 def _cosines() -> NDArray[np.float64]:
@@ -54,14 +53,13 @@ class PixelStatistics:
 def measure(pixels: Image.Image) -> PixelStatistics:
     """Measures an upright RGB image, by convention the preview's pixels, so that sizes do not tell in the sharpness."""
     luma = pixels.convert("L")
-    histogram = np.array(luma.histogram(), dtype=np.int64)
-    count = int(histogram.sum())
+    levels = np.asarray(luma)
     return PixelStatistics(
         perceptual_hash=perceptual_hash(luma),
-        brightness=round(float(histogram @ _LEVELS) / (255 * count), 4),
-        sharpness=round(_laplacian_variance(np.asarray(luma)), 2),
-        underexposed=round(int(histogram[:UNDEREXPOSED_BELOW].sum()) / count, 4),
-        overexposed=round(int(histogram[OVEREXPOSED_ABOVE + 1 :].sum()) / count, 4),
+        brightness=round(float(np.ravel(cv2.mean(levels))[0]) / 255, 4),
+        sharpness=round(_laplacian_variance(levels), 2),
+        underexposed=round(np.count_nonzero(levels < UNDEREXPOSED_BELOW) / levels.size, 4),
+        overexposed=round(np.count_nonzero(levels > OVEREXPOSED_ABOVE) / levels.size, 4),
     )
 
 

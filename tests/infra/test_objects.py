@@ -203,8 +203,8 @@ def test_writers_of_one_key_leave_one_of_their_objects_whole(objects: ObjectStor
 def test_what_a_killed_writer_left_is_no_object(objects: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     objects.put("a/x", b"old")
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "replace", _killed)
-        patched.setattr(Path, "unlink", _killed)
+        patched.setattr("os.replace", _killed)
+        patched.setattr("os.unlink", _killed)
         with pytest.raises(KeyboardInterrupt):
             objects.put("a/x", b"new")
     folder = objects.local_path("a")
