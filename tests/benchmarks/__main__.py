@@ -107,7 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--home", type=Path, help="keep the fleets here and use them again; else a temporary folder")
     parser.add_argument("--repeats", type=int, default=200, help="requests a latency is computed from")
-    parser.add_argument("--images", type=int, default=300, help="JPEGs of 1080p to ingest; a third as many of 2160p")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=1000,
+        help="JPEGs of 1080p to ingest; a third as many of 2160p, and of previews to embed",
+    )
     parser.add_argument("--encoder", choices=("vit-b-32", "small"), default="vit-b-32", help="for words and embedding")
     parser.add_argument("--peers", action="store_true", help="run FiftyOne and LightlyStudio on the same vectors")
     parser.add_argument("--peer-timeout", type=float, default=300, help="seconds for each step of a peer")

@@ -6,6 +6,8 @@ The bare loop reads, hashes and decodes, at full scale or at the reduced scale t
 It and ingest are timed in turns, so that a change of the machine's speed hits both. Images are generated, with the spectrum and the bytes
 a pixel of photographs; with `--frames`, photographs found there, enlarged to the sizes, take their place.
 With a few hundred images the first and the last batch, beside which nothing else goes on, still count; the default takes 4 GB of disk.
+On ext4, creating files takes several times as long for some minutes after thousands were deleted (it passes over inodes that were freed a
+moment ago), so do not repeat this at once on the same file system.
 """
 
 from __future__ import annotations
