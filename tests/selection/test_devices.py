@@ -5,12 +5,13 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 
 from infra.errors import InvalidInput
-from selection.devices import on_all_cores, torch_device, torch_devices
+from selection.devices import on_all_cores, on_one_core, torch_device, torch_devices
 
 
 def test_auto_is_the_cpu_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,6 +49,41 @@ def test_work_for_all_cores_is_always_done_in_one_thread() -> None:
     assert (
         on_all_cores(lambda: on_all_cores(threading.get_ident)) in found
     )  # Asked from that thread it waits for nobody.
+
+
+def test_work_on_one_core_is_of_the_calling_thread_alone() -> None:
+    found: dict[str, int] = {}
+    usual = torch.get_num_threads()
+
+    def ask() -> None:
+        with on_one_core():
+            found["within"] = torch.get_num_threads()
+            found["elsewhere"] = on_all_cores(torch.get_num_threads)
+        found["after"] = torch.get_num_threads()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    asking.join()
+    assert found == {"within": 1, "elsewhere": usual, "after": usual}
+    assert torch.get_num_threads() == usual
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux lists them")
+def test_work_on_one_core_makes_no_threads() -> None:
+    values_NN = torch.ones((4096, 512), dtype=torch.int8)
+    before = found = 0
+
+    def ask() -> None:
+        nonlocal before, found
+        before = len(list(Path("/proc/self/task").iterdir()))
+        with on_one_core():
+            torch._int_mm(values_NN[:1], values_NN.t())
+        found = len(list(Path("/proc/self/task").iterdir()))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    asking.join()
+    assert found == before
 
 
 def test_an_error_of_the_work_reaches_who_asked() -> None:
