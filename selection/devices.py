@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -85,10 +86,12 @@ def on_all_cores(work: Callable[[], T]) -> T:
 def on_one_core() -> Iterator[None]:
     """Within it, torch computes with the calling thread alone, which makes no team, see `on_all_cores`.
 
-    `torch.set_num_threads` would not do: it holds for other threads, too.
+    `torch.set_num_threads` would not do: it holds for other threads, too. Without torch there is nothing to restrict, and it is not loaded for this.
     """
-    import torch
-
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
     torch.get_num_threads()  # A thread's first look at torch sets its number of threads; it must not do so within.
     with _openmp().limit(limits=1, user_api="openmp"):
         yield

@@ -12,14 +12,13 @@ Source for rotating before scalar quantisation: Ge et al., "Optimized Product Qu
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from selection.devices import on_one_core
+from selection.devices import on_all_cores
 from selection.embedding.index.exact import nearest_of, torch_if_loaded
 
 DIRECT_ROWS = 4096
@@ -28,8 +27,6 @@ _NUMPY_ROWS = 16_384
 _TRIALS = 4
 _TRIAL_SHAPE = (2**17, 256)
 """So much that a processor shared with other work, which stalls a parallel product for milliseconds, does not decide between kernels."""
-_ONE_CORE_BYTES = 2**27
-"""Up to here one core scans in four milliseconds, and the encoder's threads stay awake for it, see `on_one_core`."""
 _HIDDEN = np.iinfo(np.int32).min
 
 Int8Products = Callable[[NDArray[np.int8], NDArray[np.int8]], NDArray[np.int32]]
@@ -200,11 +197,13 @@ def int8_products(codes_NP: NDArray[np.int8], query_P: NDArray[np.int8]) -> NDAr
 def _products_by_torch(codes_NP: NDArray[np.int8], query_P: NDArray[np.int8]) -> NDArray[np.int32]:
     import torch
 
-    # In the caller's thread: handing a millisecond's work to another one cost nearest neighbours half of their p95.
-    with torch.inference_mode(), on_one_core() if codes_NP.nbytes <= _ONE_CORE_BYTES else nullcontext():
-        products = torch._int_mm(torch.from_numpy(query_P).reshape(1, -1), torch.from_numpy(codes_NP).t())
-    found: NDArray[np.int32] = products.reshape(-1).numpy()
-    return found
+    def multiply() -> NDArray[np.int32]:
+        with torch.inference_mode():
+            products = torch._int_mm(torch.from_numpy(query_P).reshape(1, -1), torch.from_numpy(codes_NP).t())
+        found: NDArray[np.int32] = products.reshape(-1).numpy()
+        return found
+
+    return multiply() if torch.get_num_threads() == 1 else on_all_cores(multiply)
 
 
 def _products_by_numpy(codes_NP: NDArray[np.int8], query_P: NDArray[np.int8]) -> NDArray[np.int32]:
