@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 _SEGMENT = r"(?!\.\.?(/|$))[A-Za-z0-9._=:@+~,-]{0,199}[A-Za-z0-9._=@+~,-]"
 _KEY = re.compile(rf"{_SEGMENT}(/{_SEGMENT})*")
 _MAX_KEY = 900
-_numbers = itertools.count()
 
 
 class ObjectStore:
@@ -279,8 +278,8 @@ def s3_store(settings: Settings, bucket: str, *, prefix: str = "") -> S3Store:
 
 def _write(path: str, data: bytes | bytearray | memoryview) -> None:
     """A local file, whole or not at all. obstore does the same in a thread of its own, and handing over costs more than small files do."""
-    # obstore lists no file whose name ends like this: it calls its own unfinished files so.
-    partial = f"{path}#{os.getpid()}{next(_numbers):06d}"
+    # obstore lists no file whose name ends like this: it calls its own unfinished files so. By chance, as process ids are the same in containers.
+    partial = f"{path}#{secrets.randbits(64)}"
     try:
         try:
             file = open(partial, "xb")  # noqa: SIM115 - closed below

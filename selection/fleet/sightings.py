@@ -64,7 +64,7 @@ def of_frame(db: Db, frame_id: FrameId) -> list[Sighting]:
 
 
 def uris(db: Db, ids: Iterable[FrameId]) -> Iterator[tuple[FrameId, str]]:
-    """Frame and address of every sighting of frames; in-place originals are in their records, see `sightings_of`."""
+    """Frame and address of every sighting of frames; in-place originals are in their records, see `of_frame`."""
     for batch in batched(dict.fromkeys(ids)):
         for document in db.sightings.find({"frame_id": {"$in": batch}}, {"_id": 0, "frame_id": 1, "uri": 1}):
             yield document["frame_id"], document["uri"]

@@ -211,6 +211,8 @@ def test_what_a_killed_writer_left_is_no_object(objects: ObjectStore, monkeypatc
     assert folder is not None
     assert len(list(folder.iterdir())) == 2
     assert (list(objects.list()), objects.get("a/x")) == (["a/x"], b"old")
+    objects.put("a/x", b"new")
+    assert objects.get("a/x") == b"new"
 
 
 def _killed(*_arguments: object, **_named: object) -> None:
