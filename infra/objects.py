@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import quote, unquote
 
 import obstore
@@ -281,18 +281,21 @@ def _write(path: str, data: bytes | bytearray | memoryview) -> None:
     # obstore lists no file whose name ends like this: it calls its own unfinished files so. By chance, as process ids are the same in containers.
     partial = f"{path}#{secrets.randbits(64)}"
     try:
-        try:
-            file = open(partial, "xb")  # noqa: SIM115 - closed below
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            file = open(partial, "xb")  # noqa: SIM115
-        with file:
+        with _new_file(partial) as file:
             file.write(data)
         os.replace(partial, path)
     except BaseException:
         with suppress(OSError):
             os.unlink(partial)
         raise
+
+
+def _new_file(path: str) -> BinaryIO:
+    try:
+        return open(path, "xb")
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return open(path, "xb")
 
 
 def _checked(key: str) -> str:
