@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from infra.errors import InvalidInput
 
@@ -88,13 +88,23 @@ def on_one_core() -> Iterator[None]:
 
     `torch.set_num_threads` would not do: it holds for other threads, too. Without torch there is nothing to restrict, and it is not loaded for this.
     """
-    torch = sys.modules.get("torch")
+    torch = torch_if_loaded()
     if torch is None:
         yield
         return
     torch.get_num_threads()  # A thread's first look at torch sets its number of threads; it must not do so within.
     with _openmp().limit(limits=1, user_api="openmp"):
         yield
+
+
+def torch_if_loaded() -> Any:
+    """Torch where the process has it in memory already, else None: loading it takes longer than searching a million rows without it.
+
+    While another thread loads it, which takes seconds, it is there in parts; that is None, too.
+    """
+    module = sys.modules.get("torch")
+    is_loading = getattr(getattr(module, "__spec__", None), "_initializing", False)  # As `import` itself tells.
+    return None if is_loading else module
 
 
 @cache

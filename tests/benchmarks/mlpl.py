@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,9 +113,8 @@ def serving(settings: Settings) -> Iterator[Server]:
         if address is None:
             raise BackendUnavailable(f"mlpl serve did not start; see {log}")
         port = int(address.split("http://")[1].split()[0].rpartition(":")[2])
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=READY_S)
-        yield Server(pid=process.pid, mongod_pid=_mongod_pid(settings.home), connection=connection)
-        connection.close()
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=READY_S)) as connection:
+            yield Server(pid=process.pid, mongod_pid=_mongod_pid(settings.home), connection=connection)
     finally:
         process.terminate()
         try:

@@ -89,6 +89,25 @@ def test_work_on_one_core_makes_no_threads() -> None:
     assert found == before
 
 
+_WHILE_TORCH_LOADS = """
+import sys, threading
+from selection.devices import on_one_core, torch_if_loaded
+loading = threading.Thread(target=__import__, args=("torch",))
+loading.start()
+parts = 0
+while loading.is_alive():
+    parts += "torch" in sys.modules and torch_if_loaded() is None
+    with on_one_core():
+        pass
+print(parts > 0, torch_if_loaded() is sys.modules["torch"])
+"""
+
+
+def test_torch_that_another_thread_still_loads_is_not_touched() -> None:
+    found = subprocess.run([sys.executable, "-c", _WHILE_TORCH_LOADS], capture_output=True, text=True, check=False)
+    assert (found.stdout.split(), found.stderr) == (["True", "True"], "")
+
+
 def test_an_error_of_the_work_reaches_who_asked() -> None:
     with pytest.raises(ZeroDivisionError):
         on_all_cores(lambda: 1 // 0)

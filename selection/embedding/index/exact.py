@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.logs import get_logger
-from selection.devices import on_all_cores
+from selection.devices import on_all_cores, torch_if_loaded
 
 if TYPE_CHECKING:
     import torch
@@ -234,12 +234,6 @@ def best(
         scores_N, positions_N = scores_N[kept], positions_N[kept]
     finite = scores_N > -np.inf
     return scores_N[finite], positions_N[finite]
-
-
-def torch_if_loaded() -> Any:
-    """Torch where the process has it in memory already, else None: loading it takes longer than searching a million rows without it."""
-    module = sys.modules.get("torch")
-    return module if getattr(module, "_int_mm", None) is not None and hasattr(module, "inference_mode") else None
 
 
 def _to_gpu(vectors_ND: NDArray[np.float16], device: torch.device) -> torch.Tensor | None:

@@ -18,8 +18,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from selection.devices import on_all_cores
-from selection.embedding.index.exact import nearest_of, torch_if_loaded
+from selection.devices import on_all_cores, torch_if_loaded
+from selection.embedding.index.exact import nearest_of
 
 DIRECT_ROWS = 4096
 """So few allowed rows are scored from their vectors at once."""
