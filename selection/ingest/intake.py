@@ -227,7 +227,7 @@ def _read(platform: Platform, file: SourceFile, *, throttle: Throttle) -> _Read 
         return Reject(source=file.shown, reason=f"cannot be read: {exc.strerror}")
     except (NotFound, Denied) as exc:
         return rejects.refused(file.shown, exc)
-    if file.is_other and not images.has_header(data):
+    if file.is_other and not images.may_be_image(data):
         return None
     if not data:
         return Reject(source=file.shown, reason="the file is empty")

@@ -73,6 +73,8 @@ class IngestReport:
             lines.append(f"{self.metadata_kept} frames came with other metadata than before: the first metadata stays")
         if self.repaired:
             lines.append(f"{self.repaired} frames whose stored file was lost or cut short have it again")
+        if self.other_files:
+            lines.append(f"{self.other_files} other files were passed over: no images, by name and content")
         if self.ignored:
             lines.append(
                 f"{self.ignored} files were passed over: no sound line of the metadata.jsonl beside them names them"

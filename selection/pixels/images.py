@@ -73,7 +73,8 @@ _OTHER_BYTES = b"\x55" * 4096 + b"".join(b"\xff%c" % (0xD0 + i % 8) + b"\x55" * 
 """Entropy-coded nonsense, then the same behind restart markers of all numbers, then the end."""
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _AVIF_BRANDS = {b"avif", b"avis"}
-_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8")
+_UNMISTAKABLE = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8")
+_BEGINNINGS = (*_UNMISTAKABLE, b"RIFF", b"BM")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +141,10 @@ def open_image(data: bytes, *, max_pixels: int, short_side: int | None = PREVIEW
     )
 
 
-def has_header(data: bytes) -> bool:
-    """Whether the bytes begin as an image of one of `EXTENSIONS` does; the rest of it may be damaged."""
+def may_be_image(data: bytes) -> bool:
+    """Whether the bytes begin as an image does, one of a format that is not read included; the rest of it may be damaged."""
+    if data.startswith(_UNMISTAKABLE) or _brand(data) in _HEIF_BRANDS | _AVIF_BRANDS:
+        return True
     try:
         Image.open(io.BytesIO(data), formats=_DECODERS).close()
     except Exception:
@@ -264,7 +267,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _not_readable(data: bytes) -> str:
-    brand = data[8:12] if data[4:8] == b"ftyp" else b""
+    brand = _brand(data)
     if brand in _HEIF_BRANDS:
         return "HEIC needs a decoder that is not here; convert it to JPEG"
     if brand in _AVIF_BRANDS and not features.check("avif"):
@@ -272,6 +275,11 @@ def _not_readable(data: bytes) -> str:
     if brand in _AVIF_BRANDS or data.startswith(_BEGINNINGS):
         return "the image is damaged or cut short: its header cannot be read"
     return "not an image in a format that can be read"
+
+
+def _brand(data: bytes) -> bytes:
+    """What a file of ISO's container says that it is; nothing for other files."""
+    return data[8:12] if data[4:8] == b"ftyp" else b""
 
 
 def _reason(exc: BaseException) -> str:

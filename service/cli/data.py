@@ -272,13 +272,17 @@ def rejects(
     as_json: Json = False,
 ) -> None:
     """Lists files that could not be taken in, newest first, with the reason."""
-    from selection.ingest.rejects import list_rejects
+    from selection.ingest.rejects import list_rejects, reject_count
 
     with platform() as opened:
         found = [
             {"kind": r.kind, "source": r.source, "reason": r.reason} for r in list_rejects(opened.database, limit=limit)
         ]
-    show(found, as_json=as_json, text=lambda: table(["kind", "source", "reason"], [list(r.values()) for r in found]))
+        further = reject_count(opened.database) - len(found)
+    text = table(["kind", "source", "reason"], [list(r.values()) for r in found])
+    if further > 0:
+        text += f"\n... and {further} more; --limit shows them"
+    show(found, as_json=as_json, text=lambda: text)
 
 
 def use_encoder(

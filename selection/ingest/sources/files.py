@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from selection.fleet import metadata
 from selection.fleet.metadata import FrameMetadata
 
-OTHER_SUFFIXES = (
-    *(
-        ".csv",
-        ".tsv",
-        ".json",
-        ".jsonl",
-        ".parquet",
-        ".txt",
-        ".md",
-        ".xml",
-        ".yaml",
-        ".yml",
-        ".toml",
-        ".html",
-        ".pdf",
-        ".log",
-    ),
-    *(".db", ".ini", ".ds_store", ".npy", ".npz", ".pcd", ".bin", ".zip", ".gz", ".sha256", ".md5"),
+_PICTURE_SUFFIX = re.compile(
+    r"(\.(jpe?g|jpe|jfif|mpo|a?png|webp|avif|gif|tiff?|bmp|dib|p[bgnp]m|jp2|j2[ck]|jp[cfx]|hei[cf]|hif|jxl|dng|raw|cr[23]|nef|arw|rw2|orf|raf"
+    r"|mp4|m4v|mkv|webm|avi|mov|mpe?g|m?ts|m2ts|wmv|flv|h26[45]|hevc|\d+))?"
 )
-"""What lies beside images and is none: lists, notes, `Thumbs.db`, `desktop.ini`, point clouds."""
+"""Of pictures and videos, those included that cannot be read: a camera may well write them, so people must hear of it. So do names without
+a suffix or with a mere number, as images often have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +44,8 @@ class SourceFile:
 
     @property
     def is_other(self) -> bool:
-        """Whether its name says that it is no image and nobody said that it is one."""
-        return self.met and self.name.lower().endswith(OTHER_SUFFIXES)
+        """Whether nobody said that it is an image, nor does its name: a list, a note, `Thumbs.db`, a recording of other sensors."""
+        return self.met and not _PICTURE_SUFFIX.fullmatch(PurePosixPath(self.name).suffix.lower())
 
     @property
     def uri(self) -> str:

@@ -293,15 +293,36 @@ def test_what_lies_beside_images_is_no_broken_image(stores: Platform, tmp_path: 
     (tmp_path / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
     (tmp_path / "list.csv").write_bytes(b"")
     (tmp_path / "notes.txt").write_bytes(b"BMW on the left")
+    (tmp_path / "convert.py").write_bytes(b"print('images')")
+    (tmp_path / "empty.bag").write_bytes(b"")
     (tmp_path / "misnamed.txt").write_bytes(_jpeg(1))
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     report = ingest(stores, [str(tmp_path)])
-    assert (report.added, report.broken, report.other_files) == (2, 1, 3)
+    assert (report.added, report.broken, report.other_files) == (2, 1, 5)
     assert report.rejected[0].source == str(tmp_path / "bad.jpg")
-    assert "other" not in report.summary()
+    assert "5 other files were passed over" in report.summary()
     assert ingest(stores, [str(tmp_path / "notes.txt")]).broken == 1, "named by itself, it should be one"
     assert ingest(stores, [str(tmp_path)]).already_present == 2
     assert [one.source for one in rejects.list_rejects(stores.database)] == [str(tmp_path / "bad.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("0001", b"no image"),
+        ("camera.0001", b"no image"),
+        ("frame.JPG", b""),
+        ("frame.heic", b"no image"),
+        ("drive.webm", b"no image"),
+        ("cut.dat", _jpeg(3)[:30]),
+        ("phone.dat", b"\0\0\0\x18ftypheic"),
+    ],
+)
+def test_what_may_have_been_an_image_is_broken(stores: Platform, tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    report = ingest(stores, [str(tmp_path)])
+    assert (report.added, report.broken, report.other_files) == (0, 1, 0)
+    assert report.rejected[0].source == str(tmp_path / name)
 
 
 def test_the_same_image_in_the_next_batch_is_known(

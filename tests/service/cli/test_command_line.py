@@ -137,6 +137,10 @@ def test_ingest_takes_several_sites_with_their_tracks_and_tells_of_both(platform
     found = {one["site"]: one["attributes"] for one in platform.database.frames.find()}
     assert found["a"]["speed_kph"] == 10.0
     assert found["b"] == {}
+    told = mlpl("rejects", "--limit", "1", environment=environment).stdout
+    assert told.splitlines()[-1] == "... and 1 more; --limit shows them"
+    assert len(told.splitlines()) == 3
+    assert "more;" not in mlpl("rejects", environment=environment).stdout
 
 
 def test_hits_are_told_in_short_attributes() -> None:
