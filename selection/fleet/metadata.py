@@ -30,6 +30,10 @@ _KNOWN_KEYS = frozenset({*_TEXT_KEYS, "file", "sequence", "captured_at", "locati
 _LONGEST_TEXT = 500
 _LARGEST_ATTRIBUTES = 64 * 1024
 _DEEPEST = 20
+_NUMBERS, _NESTED = (
+    (int, float),
+    (list, dict),
+)  # In tuples: a union would be made anew for every value of a million lines.
 _LARGEST_INTEGER = 2**63 - 1
 
 
@@ -111,7 +115,8 @@ def parse_moment(text: str) -> datetime:
     """
     try:
         moment = datetime.fromisoformat(text.strip())
-        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        if moment.tzinfo is not UTC:
+            moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError) as exc:
         raise InvalidInput(f"{text[:60]!r} is not a time in ISO 8601, such as 2026-03-01T07:30:00Z") from exc
     return frames.to_the_millisecond(moment)
@@ -120,7 +125,7 @@ def parse_moment(text: str) -> datetime:
 def valid_text(text: str) -> str:
     """Replaces what cannot be written in UTF-8 by question marks."""
     # Lone surrogates are legal in JSON and in file names, not in UTF-8.
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _refuse_constant(name: str) -> Any:
@@ -141,7 +146,7 @@ def _moment(value: Any) -> datetime | None:
 def _text(key: str, value: Any) -> str | None:
     if value is None or value == "":
         return None
-    if isinstance(value, bool) or not isinstance(value, str | int):
+    if not isinstance(value, str) and (isinstance(value, bool) or not isinstance(value, int)):
         raise InvalidInput(f"`{key}` is not a text")
     text = valid_text(str(value))
     if len(text) > _LONGEST_TEXT:
@@ -157,7 +162,7 @@ def _location(value: Any) -> tuple[float, float] | None:
     if (
         not isinstance(value, list)
         or len(value) != 2
-        or not all(isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in value)
+        or not all(isinstance(one, _NUMBERS) and not isinstance(one, bool) and math.isfinite(one) for one in value)
         or not (-90 <= value[0] <= 90 and -180 <= value[1] <= 180)
     ):
         raise InvalidInput("`location` is neither [lat, lon] nor {lat, lon} in degrees")
@@ -172,7 +177,7 @@ def _attributes(found: dict[str, Any]) -> dict[str, Any]:
     attributes: dict[str, Any] = _storable(found)
     # Dumping costs more than all the rest, so the usual few short values are not measured.
     small = len(attributes) <= 40 and all(
-        not isinstance(v, str | list | dict) or (isinstance(v, str) and len(v) < 300) for v in attributes.values()
+        len(v) < 300 if isinstance(v, str) else not isinstance(v, _NESTED) for v in attributes.values()
     )
     if not small and len(json.dumps(attributes)) > _LARGEST_ATTRIBUTES:
         raise InvalidInput(f"the attributes are larger than {_LARGEST_ATTRIBUTES // 1024} KiB")
@@ -181,14 +186,14 @@ def _attributes(found: dict[str, Any]) -> dict[str, Any]:
 
 def _storable(value: Any, depth: int = 0) -> Any:
     """Turns JSON into what every document database keeps, without answers: field names without dots or dollars, integers of 64 bits, valid text."""
+    if isinstance(value, str):
+        return valid_text(value)
     if depth > _DEEPEST:
         raise InvalidInput(f"the attributes are nested deeper than {_DEEPEST} levels")
     if isinstance(value, dict):
         return {_field_name(key): _storable(one, depth + 1) for key, one in value.items() if key not in LABEL_KEYS}
     if isinstance(value, list):
         return [_storable(one, depth + 1) for one in value]
-    if isinstance(value, str):
-        return valid_text(value)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > _LARGEST_INTEGER:
         return str(value)
     return value

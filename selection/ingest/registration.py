@@ -47,18 +47,18 @@ def listed(
     meter: Meter,
 ) -> Iterator[SourceFile | Reject]:
     """Registers the entries of a manifest that need not be read, and yields the others as files."""
-    waiting: list[ManifestEntry] = []
+    waiting: list[FrameFacts] = []
+    now = frames.to_the_millisecond(datetime.now(UTC))
     # One batch is parsed while the database takes the one before; one writer keeps rows in the manifest's order.
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="register") as writer:
         writing: Future[Registered] | None = None
 
         def send() -> Future[Registered]:
-            now = frames.to_the_millisecond(datetime.now(UTC))
             batch = list(waiting)
 
             def write() -> Registered:
                 with means.recorder.rows:
-                    return register(means.platform, batch, site=site, now=now, joiner=means.joiner)
+                    return register(means.platform, batch, joiner=means.joiner)
 
             return writer.submit(write)
 
@@ -80,11 +80,13 @@ def listed(
                     yield item
                 elif means.in_place and item.digest is not None and not videos.is_video(item.name):
                     meter.items += 1
-                    waiting.append(item)
+                    # Here, as the writer is the one that has no time.
+                    waiting.append(means.joiner.fill(facts_of(item, site=site, now=now)))
                     if len(waiting) == BATCH_ENTRIES:
                         wait()
                         writing = send()
                         waiting.clear()
+                        now = frames.to_the_millisecond(datetime.now(UTC))
                 else:
                     yield _file(item)
         except InvalidInput:
@@ -93,12 +95,9 @@ def listed(
         finish()
 
 
-def register(
-    platform: Platform, entries: Sequence[ManifestEntry], *, site: str | None, now: datetime, joiner: Joiner
-) -> Registered:
-    """Gives the entries, all of which have a digest, rows and records; those that are in the fleet already gain a sighting."""
-    db = platform.database
-    facts = [joiner.fill(facts_of(entry, site=site, now=now)) for entry in entries]
+def register(platform: Platform, facts: Sequence[FrameFacts], *, joiner: Joiner) -> Registered:
+    """Gives frames registered in place rows and records; those that are in the fleet already gain a sighting."""
+    db, now = platform.database, frames.to_the_millisecond(datetime.now(UTC))
     added = frames.register(db, facts)
     if joiner.active and len(added) < len(facts):
         known = frames.known(db, [one.frame_id for one in facts if one.frame_id not in added])
@@ -110,7 +109,9 @@ def register(
         if one.frame_id in remaining:
             remaining.discard(one.frame_id)
         else:
-            finds.append(Sighting(frame_id=one.frame_id, site=one.site, uri=one.object_uri or "", seen_at=now))
+            finds.append(
+                Sighting(frame_id=one.frame_id, site=one.site, uri=one.object_uri or "", seen_at=one.ingested_at)
+            )
     if finds:
         places = retrying(lambda: frames.places(db, [one.frame_id for one in finds]))
         finds = [one for one in finds if places.get(one.frame_id) != (one.site, one.uri)]

@@ -35,6 +35,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d+)?([eE][+-]?\d{1,3})?")
 _PARQUET_ROWS = 10_000
 _LONGEST_SIDE = 1_000_000
+_SCALARS = (str, int, float)  # As a tuple: a union would be made anew for every value.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +231,7 @@ def _absent(value: Any) -> bool:
 
 def _plain(value: Any) -> Any:
     """A Parquet value as JSON would hold it."""
-    if value is None or isinstance(value, str | int | float):
+    if value is None or isinstance(value, _SCALARS):
         return value
     if isinstance(value, date | time):
         return value.isoformat()
