@@ -114,6 +114,21 @@ def test_a_peers_script_compiles_and_has_every_step(peer: runner.Peer) -> None:
     assert set(peer.needs) <= set(peer.steps)
 
 
+def test_what_an_earlier_run_measured_says_so(tmp_path: Path) -> None:
+    peer = runner.PEERS[1]
+    kept = {
+        "register": {"figures": {"register": 5.0}, "notes": {"register": "no digests"}},
+        "store": {"figures": {"store": 2.0}, "notes": {}},
+    }
+    (tmp_path / "figures.json").write_text(json.dumps(kept))
+
+    figures, notes = runner.run(peer, ["register", "store"], inputs={}, folder=tmp_path, timeout_s=1)
+
+    assert figures == {"register": 5.0, "store": 2.0}
+    assert notes["register"].startswith("no digests; measured in the earlier run")
+    assert notes["store"].startswith("measured in the earlier run")
+
+
 def test_unknown_rows_are_named() -> None:
     with pytest.raises(InvalidInput, match="no rows 'nonsense'"):
         rows.chosen(["nonsense"])

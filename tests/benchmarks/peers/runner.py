@@ -17,6 +17,7 @@ from pathlib import Path
 from infra import mongod
 
 HERE = Path(__file__).parent
+_EARLIER = "measured in the earlier run that made this fleet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +97,13 @@ def _all_steps(
     done: dict[str, dict[str, dict[str, float | str]]] = json.loads(kept.read_text()) if kept.is_file() else {}
     steps = [step for step in peer.steps if step in wanted or (wanted and step in peer.needs)]
     for step in steps:
-        answer = done.get(step) if step in peer.needs else None
-        if answer is None:
-            answer = _step(peer, step, environment, inputs=inputs, folder=folder, timeout_s=timeout_s)
+        earlier = done.get(step) if step in peer.needs else None
+        answer = earlier or _step(peer, step, environment, inputs=inputs, folder=folder, timeout_s=timeout_s)
         print(f"  {step}: {answer}", file=sys.stderr, flush=True)
         figures |= {key: float(value) for key, value in answer["figures"].items()}
         notes |= {key: str(value) for key, value in answer["notes"].items()}
+        if earlier is not None:
+            notes |= {key: "; ".join(filter(None, [notes.get(key), _EARLIER])) for key in answer["figures"]}
         if step in peer.needs:
             if not answer["figures"]:
                 break
