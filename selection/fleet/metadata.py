@@ -30,10 +30,9 @@ _KNOWN_KEYS = frozenset({*_TEXT_KEYS, "file", "sequence", "captured_at", "locati
 _LONGEST_TEXT = 500
 _LARGEST_ATTRIBUTES = 64 * 1024
 _DEEPEST = 20
-_NUMBERS, _NESTED = (
-    (int, float),
-    (list, dict),
-)  # In tuples: a union would be made anew for every value of a million lines.
+# As tuples: a union would be made anew for every value of a million lines.
+_NUMBERS = (int, float)
+_NESTED = (list, dict)
 _LARGEST_INTEGER = 2**63 - 1
 
 

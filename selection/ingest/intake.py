@@ -2,16 +2,17 @@
 
 It goes through in this order: read and hash; ask which are new; decode those once and put original and preview into the object store; then
 one transaction gives the new frames their rows. Killed anywhere, the next run finds the rest still to be done and adds nothing twice, since
-frame ids and object keys come from the content. While the database takes one batch, the next is read and decoded: neither waits for the other.
+frame ids and object keys come from the content. From the decoding on, the next batch is on its way already: it is looked for, taken out of
+archives and videos, and read, so that no core waits.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -38,7 +39,7 @@ T = TypeVar("T")
 
 
 class Recorder:
-    """One thread that records one batch after the other, in their order; a batch is handed over when the one before is recorded."""
+    """One thread that sees one batch after the other to its end, in their order; a batch is handed over when the one before is recorded."""
 
     def __init__(self) -> None:
         """Nothing is under way yet."""
@@ -105,22 +106,24 @@ class _Read:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Ready:
-    """A batch whose files are where they belong, and whose records are still to be written.
+class _Looked:
+    """A batch that was read, and whose new images are being decoded and stored.
 
     Attributes:
-        facts: Of the frames that seem to be new.
-        found: Every file whose image can be used, without its bytes.
+        read: Every file that could be read.
         present: What the records of those that are in the fleet already say.
-        bad: What cannot be used.
+        unseen: The others, each image once.
+        storing: What becomes of `unseen`, in its order, each when it is done.
+        bad: What could not be read.
         others: What evidently is no image and need not be one.
         repaired: How many files were put back.
         now: When they were read, UTC.
     """
 
-    facts: Sequence[FrameFacts]
-    found: Sequence[tuple[FrameId, SourceFile]]
+    read: Sequence[_Read]
     present: Mapping[FrameId, Mapping[str, Any]]
+    unseen: Mapping[FrameId, _Read]
+    storing: Iterator[FrameFacts | Reject]
     bad: Sequence[Reject]
     others: Sequence[SourceFile]
     repaired: int
@@ -128,7 +131,7 @@ class _Ready:
 
 
 def take_in(means: Means, batch: Sequence[SourceFile | Reject]) -> None:
-    """Makes frames of files, and keeps what is wrong with the others. Their records are written while the next batch is read."""
+    """Makes frames of files, and keeps what is wrong with the others. What is read is decoded and recorded while the next batch is read."""
     now = frames.to_the_millisecond(datetime.now(UTC))
     files = [item for item in batch if isinstance(item, SourceFile)]
     bad = [item for item in batch if isinstance(item, Reject)]
@@ -137,50 +140,58 @@ def take_in(means: Means, batch: Sequence[SourceFile | Reject]) -> None:
     others = [file for file, result in zip(files, looked_at, strict=True) if result is None]
     read = _split((result for result in looked_at if result is not None), bad)
     del looked_at
-    means.recorder.settle(one.frame_id for one in read)  # The same image again, a batch later, is known by then.
-    present = retrying(lambda: frames.known(means.platform.database, [one.frame_id for one in read]))
+    ids = [one.frame_id for one in read]
+    means.recorder.settle(ids)  # The same image again, a batch later, is known by then.
+    present = retrying(lambda: frames.known(means.platform.database, ids))
     repaired = _repair(means.platform, {one.frame_id: one for one in read if one.frame_id in present}, pool=means.pool)
     unseen: dict[FrameId, _Read] = {}
     for one in read:
         if one.frame_id not in present:
             unseen.setdefault(one.frame_id, one)
     store = partial(_store, means.platform, now=now, in_place=means.in_place)
-    stored = _split(means.pool.map(store, unseen.values()), bad)
-    accepted = _accepted(read, unseen, stored={facts.frame_id for facts in stored}, bad=bad)
-    ready = _Ready(
-        facts=[means.joiner.fill(facts, beside=unseen[facts.frame_id].file.track) for facts in stored],
-        found=[(one.frame_id, replace(one.file, data=None)) for one in accepted],
+    looked = _Looked(
+        read=read,
         present=present,
+        unseen=unseen,
+        storing=means.pool.map(store, unseen.values()),
         bad=bad,
         others=others,
         repaired=repaired,
         now=now,
     )
-    means.recorder.hand_over(partial(_record, means, ready), ids=[one.frame_id for one in accepted])
+    means.recorder.hand_over(partial(_record, means, looked), ids=ids)
 
 
-def _record(means: Means, ready: _Ready) -> None:
-    """Gives new frames their rows, and writes down where all of them were found and what could not be used."""
-    db, present, now = means.platform.database, ready.present, ready.now
+def _record(means: Means, looked: _Looked) -> None:
+    """Gives frames their rows as soon as they are stored, and writes down where all were found and what could not be used."""
+    db, present, now = means.platform.database, looked.present, looked.now
+    bad = list(looked.bad)
+    stored = _split(looked.storing, bad)
+    accepted = _accepted(looked.read, looked.unseen, stored={facts.frame_id for facts in stored}, bad=bad)
+    facts = [means.joiner.fill(one, beside=looked.unseen[one.frame_id].file.track) for one in stored]
     with means.recorder.rows:
-        added = frames.register(db, ready.facts)
-    finds = [Sighting(frame_id=key, site=file.said.site, uri=file.uri, seen_at=now) for key, file in ready.found]
+        added = frames.register(db, facts)
+    finds = [
+        Sighting(frame_id=one.frame_id, site=one.file.said.site, uri=one.file.uri, seen_at=now) for one in accepted
+    ]
     sightings_added = retrying(lambda: sightings.add(db, finds))
-    again = {key: file for key, file in ready.found if key in present}
-    means.joiner.update(db, {key: file.track for key, file in again.items()}, known=present, now=now)
-    resolved = [name for _, file in ready.found for name in _names(file)]
-    resolved += [file.shown for file in ready.others]
-    rejects.keep_rejects(db, ready.bad, resolved=resolved, now=now)
-    means.tally.reject(ready.bad)
+    again = {one.frame_id: one.file.track for one in accepted if one.frame_id in present}
+    means.joiner.update(db, again, known=present, now=now)
+    resolved = [name for one in accepted for name in _names(one.file)]
+    resolved += [file.shown for file in looked.others]
+    rejects.keep_rejects(db, bad, resolved=resolved, now=now)
+    means.tally.reject(bad)
     means.tally.count(
         added=len(added),
-        already_present=len(ready.found) - len(added),
+        already_present=len(accepted) - len(added),
         sightings_added=sightings_added,
-        metadata_kept=sum(key in present and _differs(file.said, present[key]) for key, file in ready.found),
-        repaired=ready.repaired,
-        other_files=len(ready.others),
+        metadata_kept=sum(
+            one.frame_id in present and _differs(one.file.said, present[one.frame_id]) for one in accepted
+        ),
+        repaired=looked.repaired,
+        other_files=len(looked.others),
     )
-    means.report(len(ready.found) + len(ready.bad) + len(ready.others))
+    means.report(len(accepted) + len(bad) + len(looked.others))
 
 
 def _accepted(

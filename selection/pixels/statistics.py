@@ -50,27 +50,25 @@ class PixelStatistics:
         return dict(vars(self))
 
 
-def measure(pixels: Image.Image) -> PixelStatistics:
-    """Measures an upright RGB image, by convention the preview's pixels, so that sizes do not tell in the sharpness."""
-    luma = pixels.convert("L")
-    levels = np.asarray(luma)
+def measure(pixels: NDArray[np.uint8]) -> PixelStatistics:
+    """Measures an upright RGB image, shape (height, width, 3), by convention the preview's, so that sizes do not tell in the sharpness."""
+    luma = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
     return PixelStatistics(
         perceptual_hash=perceptual_hash(luma),
-        brightness=round(float(np.ravel(cv2.mean(levels))[0]) / 255, 4),
-        sharpness=round(_laplacian_variance(levels), 2),
-        underexposed=round(np.count_nonzero(levels < UNDEREXPOSED_BELOW) / levels.size, 4),
-        overexposed=round(np.count_nonzero(levels > OVEREXPOSED_ABOVE) / levels.size, 4),
+        brightness=round(float(np.ravel(cv2.mean(luma))[0]) / 255, 4),
+        sharpness=round(_laplacian_variance(luma), 2),
+        underexposed=round(np.count_nonzero(luma < UNDEREXPOSED_BELOW) / luma.size, 4),
+        overexposed=round(np.count_nonzero(luma > OVEREXPOSED_ABOVE) / luma.size, 4),
     )
 
 
-def perceptual_hash(luma: Image.Image) -> str:
-    """64 bits: which of the 8 x 8 lowest DCT coefficients of the image at 32 x 32 lie above their median.
+def perceptual_hash(luma: NDArray[np.uint8]) -> str:
+    """64 bits: which of the 8 x 8 lowest DCT coefficients of the image at 32 x 32 lie above their median. `luma` has the shape (height, width).
 
     Source: C. Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.1.
     """
-    small = np.asarray(
-        luma.resize((_HASH_SOURCE_SIDE, _HASH_SOURCE_SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0), np.float64
-    )
+    size = (_HASH_SOURCE_SIDE, _HASH_SOURCE_SIDE)
+    small = np.asarray(Image.fromarray(luma).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0), np.float64)
     low = (_COSINES @ small @ _COSINES.T).ravel().round(6)
     bits = low > _median(low[1:])
     return np.packbits(bits).tobytes().hex()

@@ -334,6 +334,31 @@ def test_the_same_image_in_the_next_batch_is_known(
     assert _counts(ingest(stores, [str(tmp_path)])) == (1, 2, 3, 0, 0)
 
 
+def test_the_next_batch_is_looked_for_while_one_is_stored(
+    stores: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fill(tmp_path, 4)
+    monkeypatch.setattr(ingesting, "BATCH_FILES", 2)
+    real_take_in, real_store = intake.take_in, intake._store
+    batches: list[object] = []
+    second_came = threading.Event()
+
+    def take_in(means: Any, batch: Any) -> None:
+        batches.append(batch)
+        if len(batches) == 2:
+            second_came.set()
+        real_take_in(means, batch)
+
+    def store(*args: Any, **options: Any) -> Any:
+        assert second_came.wait(timeout=30), "nothing else went on"
+        return real_store(*args, **options)
+
+    monkeypatch.setattr(intake, "take_in", take_in)
+    monkeypatch.setattr(intake, "_store", store)
+    assert _counts(ingest(stores, [str(tmp_path)])) == (4, 0, 4, 0, 0)
+    _assert_complete(stores, 4)
+
+
 def test_a_batch_that_cannot_be_recorded_ends_the_ingest(
     stores: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from selection.pixels import statistics
+from selection.pixels.statistics import PixelStatistics
 
 
 def _scene(seed: int = 0, size: tuple[int, int] = (96, 64)) -> Image.Image:
@@ -14,8 +15,12 @@ def _scene(seed: int = 0, size: tuple[int, int] = (96, 64)) -> Image.Image:
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
 
+def _measured(image: Image.Image) -> PixelStatistics:
+    return statistics.measure(np.asarray(image))
+
+
 def _distance(a: Image.Image, b: Image.Image) -> int:
-    first, second = (int(statistics.measure(one).perceptual_hash, 16) for one in (a, b))
+    first, second = (int(_measured(one).perceptual_hash, 16) for one in (a, b))
     return (first ^ second).bit_count()
 
 
@@ -23,7 +28,7 @@ def _distance(a: Image.Image, b: Image.Image) -> int:
     ("level", "under", "over"), [(0, 1.0, 0.0), (4, 1.0, 0.0), (5, 0.0, 0.0), (250, 0.0, 0.0), (251, 0.0, 1.0)]
 )
 def test_exposure_and_brightness_of_flat_images(level: int, under: float, over: float) -> None:
-    found = statistics.measure(Image.new("RGB", (20, 10), (level,) * 3))
+    found = _measured(Image.new("RGB", (20, 10), (level,) * 3))
     assert (found.underexposed, found.overexposed) == (under, over)
     assert found.brightness == pytest.approx(level / 255, abs=1e-4)
     assert found.sharpness == 0.0
@@ -32,10 +37,7 @@ def test_exposure_and_brightness_of_flat_images(level: int, under: float, over: 
 
 def test_blur_lowers_sharpness() -> None:
     noise = Image.fromarray(np.random.default_rng(1).integers(0, 255, (64, 96, 3), dtype=np.uint8))
-    assert (
-        statistics.measure(noise.filter(ImageFilter.GaussianBlur(2))).sharpness
-        < statistics.measure(noise).sharpness / 5
-    )
+    assert _measured(noise.filter(ImageFilter.GaussianBlur(2))).sharpness < _measured(noise).sharpness / 5
 
 
 def test_sharpness_is_the_variance_of_the_laplacian() -> None:
@@ -46,7 +48,7 @@ def test_sharpness_is_the_variance_of_the_laplacian() -> None:
         for x in range(1, 6)
     ]
     grey = Image.fromarray(luma).convert("RGB")
-    assert statistics.measure(grey).sharpness == pytest.approx(np.var(expected), rel=1e-4)
+    assert _measured(grey).sharpness == pytest.approx(np.var(expected), rel=1e-4)
 
 
 def test_the_hash_knows_an_image_again_and_tells_others_apart() -> None:
@@ -58,5 +60,5 @@ def test_the_hash_knows_an_image_again_and_tells_others_apart() -> None:
 
 
 def test_a_single_pixel_can_be_measured() -> None:
-    found = statistics.measure(Image.new("RGB", (1, 1), (128, 128, 128)))
+    found = _measured(Image.new("RGB", (1, 1), (128, 128, 128)))
     assert found.brightness == pytest.approx(128 / 255, abs=1e-4)
