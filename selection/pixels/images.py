@@ -174,10 +174,16 @@ def shrink(pixels: Image.Image) -> NDArray[np.uint8]:
 
 
 def encode_preview(small: NDArray[np.uint8]) -> bytes:
-    """The JPEG of pixels that `shrink` gave."""
+    """The JPEG of pixels that `shrink` gave.
+
+    Raises:
+        InvalidInput: They cannot be encoded.
+    """
     options = [cv2.IMWRITE_JPEG_QUALITY, PREVIEW_QUALITY]
     # Pillow makes the same bytes of them, and takes longer to be handed the pixels.
-    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), options)
+    is_whole, jpeg = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), options)
+    if not is_whole:
+        raise InvalidInput("its preview cannot be encoded")
     return jpeg.tobytes()
 
 
