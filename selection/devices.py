@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from infra.errors import InvalidInput
 
 if TYPE_CHECKING:
     import torch
-    from threadpoolctl import ThreadpoolController
 
 T = TypeVar("T")
 _TORCH_THREAD = "torch on all cores"
@@ -71,7 +68,7 @@ def on_all_cores(work: Callable[[], T]) -> T:
 
     Each thread that calls torch gets a team of OpenMP threads of its own, and once these are more than there are cores, no team waits awake
     for its next piece any more. Encoding a text then takes a fifth longer, and half as long again in a server, where each request comes in
-    another thread. Short work goes `on_one_core` instead, where it is.
+    another thread.
     """
     if threading.current_thread().name.startswith(_TORCH_THREAD):
         return work()
@@ -82,21 +79,6 @@ def on_all_cores(work: Callable[[], T]) -> T:
     return asked.result()
 
 
-@contextmanager
-def on_one_core() -> Iterator[None]:
-    """Within it, torch computes with the calling thread alone, which makes no team, see `on_all_cores`.
-
-    `torch.set_num_threads` would not do: it holds for other threads, too. Without torch there is nothing to restrict, and it is not loaded for this.
-    """
-    torch = torch_if_loaded()
-    if torch is None:
-        yield
-        return
-    torch.get_num_threads()  # A thread's first look at torch sets its number of threads; it must not do so within.
-    with _openmp().limit(limits=1, user_api="openmp"):
-        yield
-
-
 def torch_if_loaded() -> Any:
     """Torch where the process has it in memory already, else None: loading it takes longer than searching a million rows without it.
 
@@ -105,13 +87,6 @@ def torch_if_loaded() -> Any:
     module = sys.modules.get("torch")
     is_loading = getattr(getattr(module, "__spec__", None), "_initializing", False)  # As `import` itself tells.
     return None if is_loading else module
-
-
-@cache
-def _openmp() -> ThreadpoolController:
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
 
 
 def _new_torch_thread() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -22,6 +23,8 @@ from tests.benchmarks.peers import runner
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; the exit status is 1 when a group of rows could not be measured."""
     chosen = _parser().parse_args(arguments)
+    # Else a server still compiles torch's sources while it is measured.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if chosen.quick:
         chosen.rows, chosen.large_rows, chosen.repeats, chosen.encoder = 10_000, 10_000, 10, "small"
         chosen.huge_rows = 20_000

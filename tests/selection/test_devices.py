@@ -5,13 +5,12 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
 
 from infra.errors import InvalidInput
-from selection.devices import on_all_cores, on_one_core, torch_device, torch_devices
+from selection.devices import on_all_cores, torch_device, torch_devices
 
 
 def test_auto_is_the_cpu_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,54 +50,14 @@ def test_work_for_all_cores_is_always_done_in_one_thread() -> None:
     )  # Asked from that thread it waits for nobody.
 
 
-def test_work_on_one_core_is_of_the_calling_thread_alone() -> None:
-    found: dict[str, tuple[int, int]] = {}
-
-    def counts() -> tuple[int, int]:
-        """Here, and in the thread that has all cores."""
-        return torch.get_num_threads(), on_all_cores(torch.get_num_threads)
-
-    def ask() -> None:
-        found["before"] = counts()
-        with on_one_core():
-            found["within"] = counts()
-        found["after"] = counts()
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    asking.join()
-    assert found["within"] == (1, found["before"][1])
-    assert found["after"] == found["before"]
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux lists them")
-def test_work_on_one_core_makes_no_threads() -> None:
-    values_NN = torch.ones((4096, 512), dtype=torch.int8)
-    before = found = 0
-
-    def ask() -> None:
-        nonlocal before, found
-        before = len(list(Path("/proc/self/task").iterdir()))
-        with on_one_core():
-            torch._int_mm(values_NN[:1], values_NN.t())
-        found = len(list(Path("/proc/self/task").iterdir()))
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    asking.join()
-    assert found == before
-
-
 _WHILE_TORCH_LOADS = """
 import sys, threading
-from selection.devices import on_one_core, torch_if_loaded
+from selection.devices import torch_if_loaded
 loading = threading.Thread(target=__import__, args=("torch",))
 loading.start()
 parts = 0
 while loading.is_alive():
     parts += "torch" in sys.modules and torch_if_loaded() is None
-    with on_one_core():
-        pass
 print(parts > 0, torch_if_loaded() is sys.modules["torch"])
 """
 

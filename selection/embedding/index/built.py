@@ -27,7 +27,7 @@ from selection.embedding.index import exact, scan
 from selection.embedding.index.calibration import Recall
 from selection.embedding.index.scan import Coder
 
-FORMAT = 2
+FORMAT = 3
 _DESCRIPTION = "built.json"
 _ALWAYS = ("rows", "vectors")
 _OF_CODES = ("codes", "mean", "basis", "covariance")
@@ -84,7 +84,7 @@ class Segment:
         self.vectors_ND: NDArray[np.float16] = files["vectors"]
         self._coder: Coder | None = None
         if description.components:
-            self._codes_NP: NDArray[np.int8] = files["codes"]
+            self._codes_NP: NDArray[np.uint8] = files["codes"]
             self._coder = Coder(
                 mean_D=files["mean"],
                 basis_PD=files["basis"],

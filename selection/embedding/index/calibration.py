@@ -118,24 +118,23 @@ def choose_coder(vectors_ND: NDArray[np.float16], found: Principal, sample_ND: N
     return best_coder
 
 
-def margin_for(codes_NP: NDArray[np.int8], coder: Coder, kinds: list[Held]) -> float:
+def margin_for(codes_NP: NDArray[np.uint8], coder: Coder, kinds: list[Held]) -> float:
     """The margin, in standard deviations, that keeps the target share of each kind's true neighbours."""
     margins = []
     for held in kinds:
         short_by = []
         for query_D, own, nearest_K in zip(held.queries_QD, held.own_Q, held.nearest_QK, strict=True):
-            query_P, _, deviation = coder.encode_query(query_D)
-            rough_N = scan.int8_products(codes_NP, query_P)
-            if own >= 0:
-                rough_N[own] = np.iinfo(np.int32).min
-            kth = scan.candidates_from(rough_N, k=len(nearest_K), slack=0.0)
-            short_by.append(np.maximum(kth - rough_N[nearest_K].astype(np.float64), 0.0) / deviation)
+            asked_P, _, deviation = coder.encode_query(query_D)
+            scores, positions = scan.highest(codes_NP, asked_P, k=len(nearest_K) + int(own >= 0))
+            kth = float(np.sort(scores[positions != own])[-len(nearest_K)])
+            theirs_K = scan.products(codes_NP[nearest_K], asked_P).astype(np.float64)
+            short_by.append(np.maximum(kth - theirs_K, 0.0) / deviation)
         margins.append(float(np.quantile(np.concatenate(short_by), TARGET)) if short_by else 0.0)
     return max(0.5, *margins)
 
 
 def measure(
-    codes_NP: NDArray[np.int8],
+    codes_NP: NDArray[np.uint8],
     vectors_ND: NDArray[np.float16],
     coder: Coder,
     *,
@@ -184,17 +183,13 @@ def _filter(draw: np.random.Generator, total: int, *, run: bool) -> NDArray[np.b
     return allowed_N
 
 
-def _candidates(codes_NP: NDArray[np.int8], coder: Coder, held: Held, *, margin: float) -> float:
-    counts = []
-    for query_D in held.queries_QD:
-        query_P, _, deviation = coder.encode_query(query_D)
-        rough_N = scan.int8_products(codes_NP, query_P)
-        k = min(K, len(rough_N))
-        counts.append(np.count_nonzero(rough_N >= scan.candidates_from(rough_N, k=k, slack=margin * deviation)))
+def _candidates(codes_NP: NDArray[np.uint8], coder: Coder, held: Held, *, margin: float) -> float:
+    k = min(K, len(codes_NP) - 1)
+    counts = [len(scan.candidates(codes_NP, coder, query_D, k=k, margin=margin)) for query_D in held.queries_QD]
     return float(np.mean(counts)) if counts else 0.0
 
 
-def _encoded(vectors_ND: NDArray[np.float16], coder: Coder) -> NDArray[np.int8]:
+def _encoded(vectors_ND: NDArray[np.float16], coder: Coder) -> NDArray[np.uint8]:
     parts = [
         coder.encode(np.asarray(vectors_ND[start : start + _CHUNK], dtype=np.float32))
         for start in range(0, len(vectors_ND), _CHUNK)

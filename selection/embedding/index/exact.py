@@ -119,7 +119,7 @@ def nearest(
         Exact scores and positions, both of shape (min(k, allowed rows),).
     """
     count = len(vectors_ND)
-    if not _may_scan(count, k=k):
+    if not may_scan(count, k=k):
         scores_N = scores_of(vectors_ND, None, query_D)
         if allowed_N is not None:
             scores_N[~allowed_N] = -np.inf
@@ -144,14 +144,14 @@ def nearest_of(
     vectors_ND: NDArray[np.float16], positions_M: NDArray[np.int64], query_D: NDArray[np.float32], *, k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The k nearest of the rows at some ascending positions, as `nearest`; on one thread, so that no other work on this machine stalls it."""
-    if not _may_scan(len(positions_M), k=k) or len(positions_M) > _THREAD_ROWS:
+    if not may_scan(len(positions_M), k=k) or len(positions_M) > _THREAD_ROWS:
         return best(scores_of(vectors_ND, positions_M, query_D), positions_M, k=k)
     scores, places = _scanned(vectors_ND[positions_M], query_D, k=k, allowed_N=None)
     return scores, positions_M[places]
 
 
-def _may_scan(count: int, *, k: int) -> bool:
-    """Whoever has neither library in memory has no time to load one; and a heap is no way to sort everything."""
+def may_scan(count: int, *, k: int) -> bool:
+    """Whether FAISS is to find the k best: whoever has no such library in memory has no time to load one; and a heap is no way to sort everything."""
     return (torch_if_loaded() is not None or "faiss" in sys.modules) and k <= max(_HEAP, count // 16)
 
 

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from selection.devices import on_one_core
-
-ONE_CORE_ROWS = 2**19
-"""So many rows of codes one core scans in about a millisecond. Handing that to the thread that has all cores would cost nearest neighbours half of
-their p95; letting each request's thread have all of them slows the encoder down, see `selection.devices.on_all_cores`. More rows are handed over."""
 
 Hits = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Scores and rows."""
@@ -107,9 +100,7 @@ def best_of(parts: Sequence[tuple[Part, NDArray[np.bool_] | None]], query_D: NDA
             groups = pool.map(lambda on: of([one for one in parts if one[0].on == on]), devices)
             found = [one for group in groups for one in group]
     else:
-        is_short = sum(len(part.rows_N) for part, _ in parts) <= ONE_CORE_ROWS
-        with on_one_core() if is_short else nullcontext():
-            found = of(parts)
+        found = of(parts)
     if not found:
         return np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int64)
     return np.concatenate([scores for scores, _ in found]), np.concatenate([rows for _, rows in found])

@@ -1,35 +1,46 @@
-"""Two-stage search on the CPU: a scan of short int8 codes names candidates, their float16 vectors decide.
+"""Two-stage search on the CPU: a scan of short codes names candidates, their float16 vectors decide.
 
 Vectors are centred, rotated to their principal directions and cut to the first P of them; a random rotation then spreads what is left
-evenly over the P components, and each is rounded to int8. A score from codes is off by three errors that are known in size: what was cut
+evenly over the P components, and each is rounded to a byte. A score from codes is off by three errors that are known in size: what was cut
 off, and the rounding of row and query. All rows whose score from codes comes within a margin of the k-th best are scored again from their
 vectors. The margin follows the query (one that lies outside the directions of the fleet, as a text does, gets a wider one) and is
 calibrated on measured errors, so recall is a figure that was chosen and not one that happens.
+
+Codes are laid out as FAISS's `QT_8bit_direct_signed` wants them, so that its kernel, which there is for every kind of processor, reads them
+where they lie.
 
 Source for rotating before scalar quantisation: Ge et al., "Optimized Product Quantization", TPAMI 2014, section 4 (balanced variance).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from selection.devices import on_all_cores, torch_if_loaded
-from selection.embedding.index.exact import nearest_of
+from selection.devices import processors
+from selection.embedding.index import exact
 
 DIRECT_ROWS = 4096
 """So few allowed rows are scored from their vectors at once."""
-_NUMPY_ROWS = 16_384
-_TRIALS = 4
-_TRIAL_SHAPE = (2**17, 256)
-"""So much that a processor shared with other work, which stalls a parallel product for milliseconds, does not decide between kernels."""
-_HIDDEN = np.iinfo(np.int32).min
+_ZERO = 128
+"""The byte that stands for a component of nothing."""
+_HEAP = 1024
+"""So many of the best rows one pass keeps; usually all candidates are among them, else a second pass finds the others."""
+_BLOCK_ROWS = 2**15
+"""Rows whose codes are gathered at a time where a filter leaves gaps."""
+_THREAD_ROWS, _THREAD_GATHERED_ROWS = 2**18, 2**16
+"""Fewer rows than this, which take a millisecond or two, are not worth another thread."""
+_PLAIN_ROWS = 1024
+"""Rows that NumPy widens at a time, few enough for a processor's own cache."""
 
-Int8Products = Callable[[NDArray[np.int8], NDArray[np.int8]], NDArray[np.int32]]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,28 +66,28 @@ class Coder:
         """P, bytes a row."""
         return len(self.basis_PD)
 
-    def encode(self, vectors_ND: NDArray[np.float32]) -> NDArray[np.int8]:
-        """Codes, shape (N, P)."""
+    def encode(self, vectors_ND: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Codes, shape (N, P): 1 to 255, where 128 is nothing."""
         rotated_NP = (vectors_ND - self.mean_D) @ self.basis_PD.T
         rotated_NP *= 1.0 / self.step
-        codes: NDArray[np.int8] = np.clip(np.rint(rotated_NP, out=rotated_NP), -127, 127).astype(np.int8)
+        codes: NDArray[np.uint8] = (np.clip(np.rint(rotated_NP, out=rotated_NP), -127, 127) + _ZERO).astype(np.uint8)
         return codes
 
-    def encode_query(self, query_D: NDArray[np.float32]) -> tuple[NDArray[np.int8], float, float]:
-        """A query as codes.
+    def encode_query(self, query_D: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, float]:
+        """A query as codes are asked with: whole numbers, which FAISS's kernel takes them for.
 
         Returns:
-            Codes of shape (P,); what one unit of their product with a row's code is worth; the standard deviation of a score from codes,
-            in those units.
+            What a unit of each component counts for, shape (P,), -127 to 127; what one unit of the score is worth; the standard deviation of a
+            score from codes, in those units.
         """
         rotated_P = self.basis_PD @ query_D
         query_step = max(float(np.abs(rotated_P).max()) / 127.0, 1e-12)
-        codes_P = np.rint(rotated_P / query_step).astype(np.int8)
+        asked_P: NDArray[np.float32] = np.rint(rotated_P / query_step).astype(np.float32)
         outside_D = query_D - rotated_P @ self.basis_PD
         cut = float(outside_D @ self.covariance_DD @ outside_D)
         rounding = float(rotated_P @ rotated_P) * self.step**2 / 12 + query_step**2 / 12 * self.inside_variance
         unit = self.step * query_step
-        return codes_P, unit, float(np.sqrt(max(cut, 0.0) + rounding)) / unit
+        return asked_P, unit, float(np.sqrt(max(cut, 0.0) + rounding)) / unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +129,7 @@ def principal(sample_ND: NDArray[np.float32]) -> Principal:
 
 
 def search(
-    codes_NP: NDArray[np.int8],
+    codes_NP: NDArray[np.uint8],
     vectors_ND: NDArray[np.float16],
     coder: Coder,
     query_D: NDArray[np.float32],
@@ -148,22 +159,64 @@ def search(
     elif len(codes_NP) <= k:
         positions = np.arange(len(codes_NP))
     else:
-        query_P, unit, deviation = coder.encode_query(query_D)
-        rough = int8_products(codes_NP, query_P)
-        if open_M is not None:  # Hiding the others instead would leave many equal values, which selection is slow at.
-            rough = rough.take(open_M)
-        bound = candidates_from(rough, k=k, slack=margin * deviation)
-        if above > -np.inf:
-            reached = (above - float(coder.mean_D @ query_D)) / unit - margin * deviation
-            bound = max(bound, int(np.clip(np.floor(reached), _HIDDEN, -_HIDDEN - 1)))
-        positions = np.flatnonzero(rough >= bound)
-        positions = positions if open_M is None else open_M[positions]
-    scores, found = nearest_of(vectors_ND, positions, query_D, k=k)
+        positions = candidates(codes_NP, coder, query_D, k=k, margin=margin, open_M=open_M, above=above)
+    scores, found = exact.nearest_of(vectors_ND, positions, query_D, k=k)
     return scores, found, len(positions)
 
 
+def candidates(
+    codes_NP: NDArray[np.uint8],
+    coder: Coder,
+    query_D: NDArray[np.float32],
+    *,
+    k: int,
+    margin: float,
+    open_M: NDArray[np.int64] | None = None,
+    above: float = -np.inf,
+) -> NDArray[np.int64]:
+    """Positions, ascending, of the rows that may be among the k nearest, see `search`.
+
+    Args:
+        codes_NP: Codes of more than k rows.
+        coder: What made them.
+        query_D: Unit length.
+        k: At least 1.
+        margin: See `search`.
+        open_M: Positions that may be found, more than k, ascending; None: all.
+        above: See `search`.
+    """
+    asked_P, unit, deviation = coder.encode_query(query_D)
+    reached = (above - float(coder.mean_D @ query_D)) / unit
+    count = len(codes_NP) if open_M is None else len(open_M)
+
+    def bound(scores: NDArray[np.float32]) -> float:
+        kth = float(np.partition(scores, len(scores) - k)[len(scores) - k])
+        return max(kth, reached) - margin * deviation
+
+    heap = max(_HEAP, 4 * k)
+    if not exact.may_scan(count, k=heap):
+        scores_M = products(codes_NP if open_M is None else codes_NP[open_M], asked_P)
+        found = np.flatnonzero(scores_M >= bound(scores_M))
+        return found if open_M is None else open_M[found]
+    pieces = _highest(codes_NP, asked_P, k=heap, open_M=open_M)
+    least = bound(np.concatenate([scores for scores, _ in pieces]))
+    if any(len(scores) == heap and scores.min() >= least for scores, _ in pieces):  # There may be more of them.
+        return _reaching(codes_NP, asked_P, least=least, open_M=open_M)
+    return np.sort(np.concatenate([positions[scores >= least] for scores, positions in pieces]))
+
+
+def highest(
+    codes_NP: NDArray[np.uint8], asked_P: NDArray[np.float32], *, k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k highest scores from codes with their positions, in no particular order."""
+    if not exact.may_scan(len(codes_NP), k=k):
+        return exact.best(products(codes_NP, asked_P), np.arange(len(codes_NP)), k=k)
+    pieces = _highest(codes_NP, asked_P, k=k, open_M=None)
+    return exact.best(*(np.concatenate(parts) for parts in zip(*pieces, strict=True)), k=k)
+
+
 def shortfall(
-    codes_MP: NDArray[np.int8], coder: Coder, query_D: NDArray[np.float32], scores_M: NDArray[np.float32]
+    codes_MP: NDArray[np.uint8], coder: Coder, query_D: NDArray[np.float32], scores_M: NDArray[np.float32]
 ) -> float:
     """How much lower than their exact scores a query's neighbours come out from codes, but for a tenth of them; never below 0.
 
@@ -178,57 +231,126 @@ def shortfall(
     """
     if not len(codes_MP):
         return 0.0
-    query_P, unit, _ = coder.encode_query(query_D)
-    rough_M = int8_products(codes_MP, query_P) * unit + float(coder.mean_D @ query_D)
+    asked_P, unit, _ = coder.encode_query(query_D)
+    rough_M = products(codes_MP, asked_P) * unit + float(coder.mean_D @ query_D)
     return max(0.0, float(np.quantile(scores_M - rough_M, 0.9)))
 
 
-def candidates_from(rough_N: NDArray[np.int32], *, k: int, slack: float) -> int:
-    """The score from codes at which candidates begin: the k-th best, less the slack."""
-    kth = int(np.partition(rough_N, len(rough_N) - k)[len(rough_N) - k])
-    return max(kth - int(np.ceil(slack)), _HIDDEN + 1)
+def products(codes_NP: NDArray[np.uint8], asked_P: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The score of each code, shape (N,), by NumPy alone: for few rows, or where loading FAISS would take longer.
+
+    Sums of a thousand products of two signed bytes stay below 2^24, so single precision holds them exactly, in whatever order.
+    """
+    scores_N = np.empty(len(codes_NP), dtype=np.float32)
+    for start in range(0, len(codes_NP), _PLAIN_ROWS):
+        piece = slice(start, start + _PLAIN_ROWS)
+        signed_NP = codes_NP[piece].astype(np.float32)
+        signed_NP -= _ZERO
+        np.dot(signed_NP, asked_P, out=scores_N[piece])
+    return scores_N
 
 
-def int8_products(codes_NP: NDArray[np.int8], query_P: NDArray[np.int8]) -> NDArray[np.int32]:
-    """The product of each code with a query's, shape (N,), exact; by the fastest means this process has at hand."""
-    return (_products_by_numpy if torch_if_loaded() is None else _measured_kernel())(codes_NP, query_P)
+def _highest(
+    codes_NP: NDArray[np.uint8], asked_P: NDArray[np.float32], *, k: int, open_M: NDArray[np.int64] | None
+) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """The k highest scores and their positions of each piece of the rows."""
+
+    def of(blocks: _Blocks) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        import faiss
+
+        kernels: Any = faiss  # Its types do not know what is generated.
+        scores_K, found_K = np.full(k, -np.inf, dtype=np.float32), np.full(k, -1, dtype=np.int64)
+        into = (kernels.swig_ptr(scores_K), kernels.swig_ptr(found_K))
+        scanner = _scanner(asked_P)
+        for number, block_MP in blocks.numbered():
+            scanner.set_list(number, 0.0)
+            scanner.scan_codes(len(block_MP), kernels.swig_ptr(block_MP), None, *into, k)
+        real = found_K >= 0
+        return scores_K[real], blocks.positions(found_K[real])
+
+    return _of_pieces(codes_NP, open_M, of)
 
 
-def _products_by_torch(codes_NP: NDArray[np.int8], query_P: NDArray[np.int8]) -> NDArray[np.int32]:
-    import torch
+def _reaching(
+    codes_NP: NDArray[np.uint8], asked_P: NDArray[np.float32], *, least: float, open_M: NDArray[np.int64] | None
+) -> NDArray[np.int64]:
+    """Positions, ascending, of all rows whose score from codes is at least so high."""
+    below = float(np.nextafter(np.float32(least), np.float32(-np.inf)))  # FAISS leaves out what only equals its bound.
 
-    def multiply() -> NDArray[np.int32]:
-        with torch.inference_mode():
-            products = torch._int_mm(torch.from_numpy(query_P).reshape(1, -1), torch.from_numpy(codes_NP).t())
-        found: NDArray[np.int32] = products.reshape(-1).numpy()
-        return found
+    def of(blocks: _Blocks) -> NDArray[np.int64]:
+        import faiss
 
-    return multiply() if torch.get_num_threads() == 1 else on_all_cores(multiply)
+        kernels: Any = faiss
+        found = kernels.RangeSearchResult(1)
+        partial = kernels.RangeSearchPartialResult(found)
+        into = partial.new_result(0)
+        scanner = _scanner(asked_P)
+        for number, block_MP in blocks.numbered():
+            scanner.set_list(number, 0.0)
+            scanner.scan_codes_range(len(block_MP), kernels.swig_ptr(block_MP), None, below, into)
+        partial.finalize()
+        count = int(kernels.rev_swig_ptr(found.lims, 2)[1])
+        return blocks.positions(kernels.rev_swig_ptr(found.labels, count) if count else np.empty(0, dtype=np.int64))
+
+    return np.sort(np.concatenate(_of_pieces(codes_NP, open_M, of)))
 
 
-def _products_by_numpy(codes_NP: NDArray[np.int8], query_P: NDArray[np.int8]) -> NDArray[np.int32]:
-    # Sums of a thousand products of two int8 stay below 2^24, so single precision holds them exactly.
-    query, products_N = query_P.astype(np.float32), np.empty(len(codes_NP), dtype=np.int32)
-    for start in range(0, len(codes_NP), _NUMPY_ROWS):
-        piece = slice(start, start + _NUMPY_ROWS)
-        products_N[piece] = codes_NP[piece].astype(np.float32) @ query
-    return products_N
+@dataclass(frozen=True, kw_only=True)
+class _Blocks:
+    """Some rows' codes, a block at a time; FAISS names a row by the number of its block and its place there."""
+
+    codes_NP: NDArray[np.uint8]
+    open_M: NDArray[np.int64] | None
+    start: int
+    stop: int
+
+    def numbered(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Blocks of contiguous codes with their numbers; each is gone with the next one."""
+        gathered = None if self.open_M is None else np.empty((_BLOCK_ROWS, self.codes_NP.shape[1]), dtype=np.uint8)
+        for number, start in enumerate(range(self.start, self.stop, _BLOCK_ROWS)):
+            stop = min(start + _BLOCK_ROWS, self.stop)
+            if self.open_M is None or gathered is None:
+                yield number, self.codes_NP[start:stop]
+            else:
+                # Other than asking for every row whether it is allowed, this gives a processor nothing to guess.
+                yield (
+                    number,
+                    self.codes_NP.take(self.open_M[start:stop], axis=0, out=gathered[: stop - start], mode="clip"),
+                )
+
+    def positions(self, names_M: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The positions of rows that FAISS has named."""
+        at_M = self.start + (names_M >> 32) * _BLOCK_ROWS + (names_M & 0xFFFFFFFF)
+        return at_M if self.open_M is None else self.open_M[at_M]
+
+
+def _of_pieces(
+    codes_NP: NDArray[np.uint8], open_M: NDArray[np.int64] | None, of: Callable[[_Blocks], Result]
+) -> list[Result]:
+    """What comes of the rows, on as many threads as pay; FAISS leaves other threads the interpreter."""
+    count = len(codes_NP) if open_M is None else len(open_M)
+    pieces = max(1, min(processors(), count // (_THREAD_ROWS if open_M is None else _THREAD_GATHERED_ROWS)))
+    bounds = itertools.pairwise(count * piece // pieces for piece in range(pieces + 1))
+    parts = [_Blocks(codes_NP=codes_NP, open_M=open_M, start=start, stop=stop) for start, stop in bounds]
+    if pieces == 1:
+        return [of(parts[0])]
+    with ThreadPoolExecutor(pieces - 1) as pool:
+        others = [pool.submit(of, part) for part in parts[1:]]
+        return [of(parts[0]), *(one.result() for one in others)]
+
+
+def _scanner(asked_P: NDArray[np.float32]) -> Any:
+    import faiss
+
+    kernels: Any = faiss
+    scanner = _quantizer(len(asked_P)).select_InvertedListScanner(kernels.METRIC_INNER_PRODUCT, None, True, None, False)
+    scanner.set_query(kernels.swig_ptr(asked_P))
+    return scanner
 
 
 @cache
-def _measured_kernel() -> Int8Products:
-    """Torch's int8 product where this processor computes it exactly (some saturate) and faster than NumPy, else NumPy's."""
-    import time
+def _quantizer(components: int) -> Any:
+    import faiss
 
-    rows, length = _TRIAL_SHAPE
-    values = np.random.default_rng(0).integers(-127, 128, (rows + 1, length), dtype=np.int8)
-    codes_NP, query_P = values[1:], values[0]
-    if not np.array_equal(_products_by_torch(codes_NP, query_P), _products_by_numpy(codes_NP, query_P)):
-        return _products_by_numpy
-    took_s: dict[Int8Products, float] = {_products_by_torch: np.inf, _products_by_numpy: np.inf}
-    for _ in range(_TRIALS):  # The best of several, in turns: the choice is for the life of the process.
-        for kernel in took_s:
-            began = time.perf_counter()
-            kernel(codes_NP, query_P)
-            took_s[kernel] = min(took_s[kernel], time.perf_counter() - began)
-    return min(took_s, key=lambda kernel: took_s[kernel])
+    kernels: Any = faiss
+    return kernels.ScalarQuantizer(components, kernels.ScalarQuantizer.QT_8bit_direct_signed)

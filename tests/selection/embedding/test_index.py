@@ -55,12 +55,16 @@ def _check(index: VectorIndex, *, there: NDArray[np.bool_], mask: NDArray[np.boo
 
 @pytest.fixture(params=["torch", "numpy"])
 def _kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With torch in memory and without."""
+    """With torch, and so FAISS, in memory and without."""
     if request.param == "torch":
         import torch  # noqa: F401
     else:
-        monkeypatch.setattr(exact, "torch_if_loaded", lambda: None)
-        monkeypatch.setattr(scan, "torch_if_loaded", lambda: None)
+        _with_numpy_alone(monkeypatch)
+
+
+def _with_numpy_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "torch_if_loaded", lambda: None)
+    monkeypatch.setattr(exact, "may_scan", lambda _count, **_: False)
 
 
 @pytest.fixture(params=[2**16, 16], ids=["one block", "many blocks"])
@@ -418,14 +422,44 @@ def test_products_are_those_of_every_row_that_has_a_vector(fleet: Any, small_bui
     assert np.array_equal(index.products(QUERIES[0], rows=30), index.products(QUERIES[0], rows=120)[:30])
 
 
-def test_int8_products_are_exact() -> None:
-    draw = np.random.default_rng(0)
-    for components in (16, 128, 512, 1000):
-        codes = draw.integers(-127, 128, (5000, components), dtype=np.int8)
-        query = draw.integers(-127, 128, components, dtype=np.int8)
-        right = codes.astype(np.int64) @ query.astype(np.int64)
-        assert np.array_equal(scan._products_by_numpy(codes, query), right)
-        assert np.array_equal(scan.int8_products(codes, query), right)
+@pytest.mark.parametrize("components", [16, 64, 100])
+@pytest.mark.parametrize("filtered", [False, True])
+def test_candidates_are_all_rows_within_the_margin(
+    components: int, filtered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found in one pass and in two, in blocks and pieces, with FAISS and with NumPy."""
+    import torch  # noqa: F401
+
+    draw = np.random.default_rng(components)
+    vectors = _unit(6000, dimension=128)
+    coder = scan.principal(vectors).coder(components, vectors)
+    codes = coder.encode(vectors)
+    query = _unit(1, seed=9, dimension=128)[0]
+    open_positions = np.flatnonzero(draw.random(6000) < 0.7) if filtered else None
+    asked, unit, deviation = coder.encode_query(query)
+    common = float(coder.mean_D @ query)
+    scores = (codes.astype(np.int64) - 128) @ asked.astype(np.int64)
+    assert np.array_equal(scan.products(codes, asked), scores)
+    assert np.array_equal(asked, np.rint(asked))
+    there = np.arange(6000) if open_positions is None else open_positions
+    monkeypatch.setattr(scan, "_BLOCK_ROWS", 700)
+    for thread_rows in (10_000, 1300):
+        monkeypatch.setattr(scan, "_THREAD_ROWS", thread_rows)
+        monkeypatch.setattr(scan, "_THREAD_GATHERED_ROWS", thread_rows)
+        monkeypatch.setattr(scan, "processors", lambda: 3)
+        for margin in (0.0, 0.3, 2.0, 100.0):
+            kth = np.sort(scores[there])[-50]
+            for above in (-np.inf, kth * unit + common + 0.05):
+                bound = max(kth, (above - common) / unit) - margin * deviation
+                right = there[scores[there] >= bound]
+                for loaded in (True, False):
+                    with monkeypatch.context() as context:
+                        if not loaded:
+                            _with_numpy_alone(context)
+                        found = scan.candidates(
+                            codes, coder, query, k=50, margin=margin, open_M=open_positions, above=above
+                        )
+                        assert found.tolist() == right.tolist(), (margin, above, loaded)
 
 
 def test_a_block_on_a_device_answers_like_one_in_memory() -> None:

@@ -44,5 +44,5 @@ def test_what_neighbours_have_in_common_and_codes_cut_off_is_made_up_for() -> No
 def test_nothing_found_falls_short_of_nothing() -> None:
     part = _clustered(1)
     coder = scan.principal(part.astype(np.float32)).coder(16, part.astype(np.float32))
-    none = np.empty((0, 16), dtype=np.int8)
+    none = np.empty((0, 16), dtype=np.uint8)
     assert scan.shortfall(none, coder, part[0].astype(np.float32), np.empty(0, dtype=np.float32)) == 0.0
