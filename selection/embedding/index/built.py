@@ -151,7 +151,9 @@ def open_segments(folder: Path, *, present: frozenset[Source]) -> list[Segment]:
             segment = _opened(path, *described)
         if segment is None:
             _log.warning(
-                "index_segment_discarded", path=str(path), reason="damaged" if described is None else "stale or damaged"
+                "index_segment_discarded",
+                path=str(path),
+                reason="damaged, or of another version" if described is None else "stale or damaged",
             )
             remove(path)
             continue
