@@ -223,7 +223,10 @@ def slices(
 
 
 def coverage(
-    by: Annotated[str, typer.Option(help="Keys to cross, for example timeofday,weather,road; `hour` is in UTC.")],
+    by: Annotated[
+        list[str],
+        typer.Option(help="Keys to cross, for example timeofday,weather,road; `hour` is in UTC; may be repeated."),
+    ],
     where: Where = "",
     task: TaskOption = None,
     limit: Annotated[int, typer.Option(min=1, help="Combinations to show.")] = 50,
@@ -233,7 +236,7 @@ def coverage(
     from service import structure
     from service.curator import Curator
 
-    keys = [key.strip() for key in by.split(",") if key.strip()]
+    keys = [key.strip() for keys in by for key in keys.split(",") if key.strip()]
     with platform() as opened:
         found = structure.find_coverage(opened, Curator(opened), keys, where=where, task_id=task)
     value = [

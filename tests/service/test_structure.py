@@ -218,6 +218,7 @@ def test_commands_print_tables_and_json(embedded: Platform) -> None:
         (["duplicates", "--threshold", "0.9"], "12 frames"),
         (["slices", "-n", "2"], "words"),
         (["coverage", "--by", "timeofday,weather"], "night"),
+        (["coverage", "--by", "timeofday", "--by", "weather"], "timeofday  weather"),
     ):
         text = CliRunner().invoke(app, arguments, env=environment)
         assert text.exit_code == 0, text.output
