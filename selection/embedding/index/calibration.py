@@ -101,6 +101,8 @@ def choose_coder(vectors_ND: NDArray[np.float16], found: Principal, sample_ND: N
         near every code leaves too many candidates. Reading all vectors is better then.
     """
     total, dimension = vectors_ND.shape
+    if total < 2:
+        return None  # A lone row has no neighbours to measure with.
     pilot_ND = np.ascontiguousarray(sample(vectors_ND, PILOT_ROWS).astype(np.float16))
     kinds = [halves(held_out(pilot_ND, far=far, seed=1))[0] for far in (False, True)]
     # What a scan of all vectors would take: they are as quick to read as codes, and need no candidates.

@@ -8,21 +8,22 @@ single precision. Either way the answer is the exact one, and no float32 copy of
 from __future__ import annotations
 
 import itertools
-import os
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from infra.logs import get_logger
-from selection.devices import on_all_cores, torch_if_loaded
+from selection.devices import on_all_cores, processors, torch_if_loaded
 
 if TYPE_CHECKING:
     import torch
 
+Result = TypeVar("Result")
 _log = get_logger(__name__)
 
 HALF_MARGIN = 4e-3
@@ -124,19 +125,38 @@ def nearest(
         if allowed_N is not None:
             scores_N[~allowed_N] = -np.inf
         return best(scores_N, np.arange(len(scores_N)), k=k)
-    pieces = max(1, min(os.cpu_count() or 1, count // _THREAD_ROWS))
-    bounds = [count * piece // pieces for piece in range(pieces + 1)]
 
     def of(start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         allowed = None if allowed_N is None else allowed_N[start:stop]
         scores, positions = _scanned(vectors_ND[start:stop], query_D, k=k, allowed_N=allowed)
         return scores, positions + start
 
+    return best_of_pieces(in_pieces(count, of, thread_rows=_THREAD_ROWS), k=k)
+
+
+def in_pieces(count: int, of: Callable[[int, int], Result], *, thread_rows: int) -> list[Result]:
+    """What comes of each piece of some rows, one piece a thread; FAISS leaves other threads the interpreter.
+
+    Args:
+        count: How many rows.
+        of: Takes where a piece starts and stops.
+        thread_rows: Fewer than this are not worth another thread.
+    """
+    pieces = max(1, min(processors(), count // thread_rows))
+    bounds = [count * piece // pieces for piece in range(pieces + 1)]
     if pieces == 1:
-        return of(0, count)
+        return [of(0, count)]
     with ThreadPoolExecutor(pieces - 1) as pool:
         others = [pool.submit(of, *ends) for ends in itertools.pairwise(bounds[1:])]
-        found = [of(*bounds[:2]), *(one.result() for one in others)]
+        return [of(*bounds[:2]), *(one.result() for one in others)]
+
+
+def best_of_pieces(
+    found: list[tuple[NDArray[np.float32], NDArray[np.int64]]], *, k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The best of what pieces found, as `best`."""
+    if len(found) == 1:
+        return found[0]
     return best(np.concatenate([scores for scores, _ in found]), np.concatenate([places for _, places in found]), k=k)
 
 
@@ -155,13 +175,18 @@ def may_scan(count: int, *, k: int) -> bool:
     return (torch_if_loaded() is not None or "faiss" in sys.modules) and k <= max(_HEAP, count // 16)
 
 
+def faiss_kernels() -> Any:
+    """FAISS, whose types do not know what is generated; loaded when it is first needed."""
+    import faiss
+
+    return faiss
+
+
 def _scanned(
     vectors_ND: NDArray[np.float16], query_D: NDArray[np.float32], *, k: int, allowed_N: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """FAISS's scan of half-precision codes, which our vectors are bit for bit, where they lie. It leaves other threads the interpreter."""
-    import faiss
-
-    kernels: Any = faiss  # Its types do not know what is generated.
+    kernels = faiss_kernels()
     count, dimension = vectors_ND.shape
     # Its heap drops the lowest number among equals first; counting from the end, that is the last row.
     ids_N, selector = _descending(_power_of_two(count))[-count:] if count else np.empty(0, np.int64), None

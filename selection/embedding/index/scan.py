@@ -14,18 +14,16 @@ Source for rotating before scalar quantisation: Ge et al., "Optimized Product Qu
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from selection.devices import processors
 from selection.embedding.index import exact
+from selection.embedding.index.exact import Result
 
 DIRECT_ROWS = 4096
 """So few allowed rows are scored from their vectors at once."""
@@ -39,8 +37,6 @@ _THREAD_ROWS, _THREAD_GATHERED_ROWS = 2**18, 2**16
 """Fewer rows than this, which take a millisecond or two, are not worth another thread."""
 _PLAIN_ROWS = 1024
 """Rows that NumPy widens at a time, few enough for a processor's own cache."""
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +208,7 @@ def highest(
     if not exact.may_scan(len(codes_NP), k=k):
         return exact.best(products(codes_NP, asked_P), np.arange(len(codes_NP)), k=k)
     pieces = _highest(codes_NP, asked_P, k=k, open_M=None)
-    return exact.best(*(np.concatenate(parts) for parts in zip(*pieces, strict=True)), k=k)
+    return exact.best_of_pieces(pieces, k=k)
 
 
 def shortfall(
@@ -256,9 +252,7 @@ def _highest(
     """The k highest scores and their positions of each piece of the rows."""
 
     def of(blocks: _Blocks) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        import faiss
-
-        kernels: Any = faiss  # Its types do not know what is generated.
+        kernels = exact.faiss_kernels()
         scores_K, found_K = np.full(k, -np.inf, dtype=np.float32), np.full(k, -1, dtype=np.int64)
         into = (kernels.swig_ptr(scores_K), kernels.swig_ptr(found_K))
         scanner = _scanner(asked_P)
@@ -278,9 +272,7 @@ def _reaching(
     below = float(np.nextafter(np.float32(least), np.float32(-np.inf)))  # FAISS leaves out what only equals its bound.
 
     def of(blocks: _Blocks) -> NDArray[np.int64]:
-        import faiss
-
-        kernels: Any = faiss
+        kernels = exact.faiss_kernels()
         found = kernels.RangeSearchResult(1)
         partial = kernels.RangeSearchPartialResult(found)
         into = partial.new_result(0)
@@ -309,7 +301,7 @@ class _Blocks:
         gathered = None if self.open_M is None else np.empty((_BLOCK_ROWS, self.codes_NP.shape[1]), dtype=np.uint8)
         for number, start in enumerate(range(self.start, self.stop, _BLOCK_ROWS)):
             stop = min(start + _BLOCK_ROWS, self.stop)
-            if self.open_M is None or gathered is None:
+            if gathered is None or self.open_M is None:
                 yield number, self.codes_NP[start:stop]
             else:
                 # Other than asking for every row whether it is allowed, this gives a processor nothing to guess.
@@ -327,22 +319,15 @@ class _Blocks:
 def _of_pieces(
     codes_NP: NDArray[np.uint8], open_M: NDArray[np.int64] | None, of: Callable[[_Blocks], Result]
 ) -> list[Result]:
-    """What comes of the rows, on as many threads as pay; FAISS leaves other threads the interpreter."""
-    count = len(codes_NP) if open_M is None else len(open_M)
-    pieces = max(1, min(processors(), count // (_THREAD_ROWS if open_M is None else _THREAD_GATHERED_ROWS)))
-    bounds = itertools.pairwise(count * piece // pieces for piece in range(pieces + 1))
-    parts = [_Blocks(codes_NP=codes_NP, open_M=open_M, start=start, stop=stop) for start, stop in bounds]
-    if pieces == 1:
-        return [of(parts[0])]
-    with ThreadPoolExecutor(pieces - 1) as pool:
-        others = [pool.submit(of, part) for part in parts[1:]]
-        return [of(parts[0]), *(one.result() for one in others)]
+    return exact.in_pieces(
+        len(codes_NP) if open_M is None else len(open_M),
+        lambda start, stop: of(_Blocks(codes_NP=codes_NP, open_M=open_M, start=start, stop=stop)),
+        thread_rows=_THREAD_ROWS if open_M is None else _THREAD_GATHERED_ROWS,
+    )
 
 
 def _scanner(asked_P: NDArray[np.float32]) -> Any:
-    import faiss
-
-    kernels: Any = faiss
+    kernels = exact.faiss_kernels()
     scanner = _quantizer(len(asked_P)).select_InvertedListScanner(kernels.METRIC_INNER_PRODUCT, None, True, None, False)
     scanner.set_query(kernels.swig_ptr(asked_P))
     return scanner
@@ -350,7 +335,5 @@ def _scanner(asked_P: NDArray[np.float32]) -> Any:
 
 @cache
 def _quantizer(components: int) -> Any:
-    import faiss
-
-    kernels: Any = faiss
+    kernels = exact.faiss_kernels()
     return kernels.ScalarQuantizer(components, kernels.ScalarQuantizer.QT_8bit_direct_signed)

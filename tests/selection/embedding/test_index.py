@@ -366,6 +366,12 @@ def test_codes_are_used_only_where_they_pay(shape: str) -> None:
     assert (coder is not None) == (shape == "clustered")
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_so_few_rows_have_no_codes(rows: int) -> None:
+    vectors = _unit(rows, dimension=64)
+    assert calibration.choose_coder(vectors.astype(np.float16), scan.principal(vectors), vectors) is None
+
+
 @pytest.mark.usefixtures("_kernel")
 def test_a_segment_without_codes_is_searched_exactly_and_says_so(fleet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vector_index, "SEGMENT_ROWS", 40)
@@ -395,7 +401,7 @@ def test_exact_search_prefers_earlier_rows_among_equals(
 
     if threaded:
         monkeypatch.setattr(exact, "_THREAD_ROWS", 16)
-        monkeypatch.setattr(os, "cpu_count", lambda: 3)
+        monkeypatch.setattr(exact, "processors", lambda: 3)
     draw = np.random.default_rng(count)
     vectors = _unit(7, dimension=32)[draw.integers(0, 7, count)].astype(np.float16)
     query = _unit(1, seed=5, dimension=32)[0]
@@ -446,7 +452,7 @@ def test_candidates_are_all_rows_within_the_margin(
     for thread_rows in (10_000, 1300):
         monkeypatch.setattr(scan, "_THREAD_ROWS", thread_rows)
         monkeypatch.setattr(scan, "_THREAD_GATHERED_ROWS", thread_rows)
-        monkeypatch.setattr(scan, "processors", lambda: 3)
+        monkeypatch.setattr(exact, "processors", lambda: 3)
         for margin in (0.0, 0.3, 2.0, 100.0):
             kth = np.sort(scores[there])[-50]
             for above in (-np.inf, kth * unit + common + 0.05):
