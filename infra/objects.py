@@ -51,6 +51,7 @@ class ObjectStore:
             lake: Reads what lies outside the store.
         """
         self.lake = lake
+        self.marked_for: set[str] = set()  # Databases that are known to have left their mark here.
         self._store = store
         self._base_uri = base_uri
         self._root = root

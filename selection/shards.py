@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -105,6 +105,16 @@ def gaps(db: Db, kind: ShardKind, producer: str, row_count: int, *, block: int =
     return missing
 
 
+def reached(records: Sequence[Shard]) -> int:
+    """The first row that none of these shards, by first row, covers."""
+    row = 0
+    for record in records:
+        if record.start > row:
+            break
+        row = max(row, record.stop)
+    return row
+
+
 def records(db: Db, kind: ShardKind, producer: str) -> list[Shard]:
     """All shards of a producer, by first row."""
     found = db.shards.find({"kind": kind, "producer": producer}, {"_id": 0}).sort("start", ASCENDING)
@@ -162,9 +172,11 @@ class Watch:
 
 
 def sources(db: Db, kind: ShardKind, producer: str) -> dict[tuple[str, str], int]:
-    """Rows of each shard of a producer, by id and digest of the shard."""
-    found = db.shards.find({"kind": kind, "producer": producer}, {"digest": 1, "rows": 1})
-    return {(document["_id"], document["digest"]): int(document["rows"]) for document in found}
+    """Rows that have a value in each shard of a producer, by id and digest of the shard; all where that is not known."""
+    found = db.shards.find({"kind": kind, "producer": producer}, {"digest": 1, "rows": 1, "valued": 1})
+    return {
+        (one["_id"], one["digest"]): int(one["rows"] if one.get("valued") is None else one["valued"]) for one in found
+    }
 
 
 def row_total(db: Db, kind: ShardKind, producer: str) -> int:
@@ -239,10 +251,12 @@ def read(platform: Platform, shard: Shard) -> pa.Table:
 
     Raises:
         CorruptShard: The file is gone, damaged, or of a format this version does not know. Its record was removed.
+        InvalidInput: The file is not there because this is another store.
     """
     try:
         data = platform.objects.get(shard.object_key)
     except NotFound:
+        written_files.check_store(platform)
         raise _condemned(platform.database, shard, reason="its file is missing") from None
     if hashlib.sha256(data).hexdigest() != shard.digest:
         raise _condemned(platform.database, shard, reason="its file is damaged")

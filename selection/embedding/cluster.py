@@ -105,13 +105,14 @@ class _Host:
 
     def _opened(self) -> tuple[Platform, Encoder]:
         if self._ready is None:
-            platform = self._open.enter_context(open_platform(self._settings))
-            encoder = encoders.load_encoder(platform)
-            if encoder.encoder_id != self._encoder_id:
-                raise InvalidInput(
-                    f"this host has the encoder {encoder.encoder_id}, but the work is for {self._encoder_id}"
-                )
-            self._ready = platform, encoder
+            with ExitStack() as opening:  # What cannot be used is closed again: the next pieces try anew.
+                platform = opening.enter_context(open_platform(self._settings))
+                encoder = encoders.load_encoder(platform)
+                if encoder.encoder_id != self._encoder_id:
+                    raise InvalidInput(
+                        f"this host has the encoder {encoder.encoder_id}, but the work is for {self._encoder_id}"
+                    )
+                self._open, self._ready = opening.pop_all(), (platform, encoder)
         return self._ready
 
 

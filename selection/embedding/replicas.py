@@ -115,18 +115,24 @@ class Replicas:
         batch.done.set_exception(self._broken)
 
     def _feed(self, worker: Worker) -> None:
-        with worker.thread():
-            while (batch := self._queue.get()) is not None:
-                try:
-                    batch.done.set_result(_encoded(worker, batch))
-                except DeviceLost as exc:
-                    self._retire(exc)
-                    self._put(batch)
-                    return
-                except BaseException as exc:
-                    batch.done.set_exception(exc)
+        try:
+            with worker.thread():
+                self._encode_queued(worker)
+        except BaseException as exc:  # The thread could not be readied; whoever waits must hear of it.
+            self._retire(exc)
 
-    def _retire(self, exc: DeviceLost) -> None:
+    def _encode_queued(self, worker: Worker) -> None:
+        while (batch := self._queue.get()) is not None:
+            try:
+                batch.done.set_result(_encoded(worker, batch))
+            except DeviceLost as exc:
+                self._retire(exc)
+                self._put(batch)
+                return
+            except BaseException as exc:
+                batch.done.set_exception(exc)
+
+    def _retire(self, exc: BaseException) -> None:
         """One thread less; with the last one goes the hope for what is queued."""
         with self._lock:
             self._alive -= 1
@@ -134,7 +140,7 @@ class Replicas:
         if left == 0:
             self.abort(exc)
         else:
-            log.warning("device_lost", reason=exc.message, feeders_left=left)
+            log.warning("device_lost", reason=str(exc), feeders_left=left)
 
 
 class OneEncoder:

@@ -140,7 +140,7 @@ def aim(
         query=(query_D / max(float(np.linalg.norm(query_D)), 1e-12)).astype(np.float32),
         positive_vectors=vectors_ED[~is_negative],
         positives=tuple(one for one in examples if not one.negative),
-        rows=tuple(rows),
+        rows=tuple(dict.fromkeys(rows)),
     )
 
 

@@ -52,13 +52,13 @@ def update(platform: Platform, index: VectorIndex, labelled: NDArray[np.int64], 
     """Brings the novelties of the first `rows` rows up to date with what is labelled.
 
     Args:
-        index: Refreshed.
+        index: Refreshed; rows that it has not reached wait.
         labelled: Rows, ascending.
         state: Of the labels, to ask `is_current` by.
     Returns:
         Rows that were written; 0 when nothing has changed, or another process is at it.
     """
-    db = platform.database
+    db, rows = platform.database, min(rows, index.reached)
     known = labelled[index.has(labelled)]
     old = _newest(db, index.encoder_id)
     if not len(known) or not rows:
@@ -78,8 +78,9 @@ def update(platform: Platform, index: VectorIndex, labelled: NDArray[np.int64], 
             near_N = np.full(stop - start, -np.inf, dtype=np.float32)
             had = before[start:stop]
             near_N[: len(had)] = np.where(np.isnan(had), -np.inf, 1.0 - had)
+            new_N = np.isneginf(near_N)
             _raise_to(near_N, index, start, np.setdiff1d(known, before_known))
-            _raise_to(near_N[len(had) :], index, start + len(had), before_known)
+            _raise_to(near_N, index, start, before_known, among_N=new_N)
             _write(platform, producer, start, near_N)
         record: Document = {
             "encoder_id": index.encoder_id,
@@ -112,13 +113,21 @@ def _before(
     return values.all("novelty"), had
 
 
-def _raise_to(near_N: NDArray[np.float32], index: VectorIndex, start: int, labelled: NDArray[np.int64]) -> None:
-    """Takes labelled rows into account for the rows from `start` on; those without a vector stay at -inf."""
-    if not len(labelled) or not len(near_N):
+def _raise_to(
+    near_N: NDArray[np.float32],
+    index: VectorIndex,
+    start: int,
+    labelled: NDArray[np.int64],
+    *,
+    among_N: NDArray[np.bool_] | None = None,
+) -> None:
+    """Takes labelled rows into account for the rows from `start` on (of them `among_N`); those without a vector stay at -inf."""
+    rows = np.arange(start, start + len(near_N), dtype=np.int64)
+    wanted_N = index.has(rows) if among_N is None else index.has(rows) & among_N
+    if not len(labelled) or not wanted_N.any():
         return
     labelled_LD = index.vectors(labelled)
-    rows = np.arange(start, start + len(near_N), dtype=np.int64)
-    places = np.flatnonzero(index.has(rows))
+    places = np.flatnonzero(wanted_N)
     for first in range(0, len(places), _READ_ROWS):
         part = places[first : first + _READ_ROWS]
         near_N[part] = np.maximum(near_N[part], nearest_similarity(index.vectors(rows[part]), labelled_LD))

@@ -178,9 +178,7 @@ def project_missing(
         Rows that this call placed.
     """
     db = platform.database
-    row_count = frames.row_count(db)
-    waiting = shards.gaps(db, "vectors", projection.encoder_id, row_count)
-    pieces = shards.gaps(db, "projections", projection.projection_id, waiting[0][0] if waiting else row_count)
+    pieces = shards.gaps(db, "projections", projection.projection_id, index.reached)
     if not pieces:
         return 0
     sample_ND, sample_xy = _unpack(platform, projection)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -32,16 +33,16 @@ class RowValues:
         self.producer = producer
         self._platform, self._kind, self._columns = platform, kind, columns
         self._lock = threading.Lock()
-        self._extent = (0, 0)
+        self._taken: tuple[int, int, datetime | None] = (0, 0, None)
         self._seen: set[tuple[str, str]] = set()
         self._growing = self._empty()
         self._shown = self._show()
         self._filled = 0
 
     @property
-    def version(self) -> tuple[str, int, int]:
+    def version(self) -> tuple[str, int, int, datetime | None]:
         """Changes whenever a value may have."""
-        return (self.producer, *self._extent)
+        return (self.producer, *self._taken)
 
     @property
     def filled(self) -> int:
@@ -55,13 +56,14 @@ class RowValues:
             Whether anything came.
         """
         with self._lock:
-            if shards.extent(self._platform.database, self._kind, self.producer) == self._extent:
+            if shards.state(self._platform.database, self._kind, self.producer) == self._taken:
                 return False
             taken = [
                 one for one in shards.records(self._platform.database, self._kind, self.producer) if self._take(one)
             ]
-            self._extent = (len(taken), sum(record.rows for record in taken))
-            self._filled = self._extent[1]
+            newest = max((record.created_at for record in taken), default=None)
+            self._taken = (len(taken), sum(record.rows for record in taken), newest)
+            self._filled = self._taken[1]
             self._shown = self._show()
             return True
 

@@ -26,7 +26,7 @@ class Line:
             self.reconcilers.wake()
 
 
-def _line(request: Request) -> Line:
+async def _line(request: Request) -> Line:  # Not async, it would run in a thread of its own.
     line: Line = request.app.state.line
     return line
 

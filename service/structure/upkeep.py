@@ -41,7 +41,7 @@ def survey_fleet(
     """
     index, columns = curator.index(), curator.columns()
     current = survey.current(platform.database, index.encoder_id)
-    rows = survey.surveyable(platform, index.encoder_id)
+    rows = min(survey.surveyable(platform, index.encoder_id), index.reached)
     if current is not None and not again and not survey.is_due(platform, current, rows=rows):
         return current, survey.join(platform, current, index, columns, progress=progress)
     if not rows or not index.size:
@@ -57,10 +57,14 @@ def keep_up(platform: Platform, curator: Curator) -> bool:
     """Surveys, places on the map and measures the novelty of what has come; whether anything had."""
     db, encoder_id = platform.database, curator.encoder_id()
     rows = survey.surveyable(platform, encoder_id)
-    current = survey.current(db, encoder_id)
-    embedded = curator.index().size if rows else 0
+    if not rows:
+        return False
+    index = curator.index()
+    # What was committed a moment ago may not have come to the index yet; it is not to be taken for rows without a vector.
+    rows, embedded = min(rows, index.reached), index.size
     if not embedded:
         return False
+    current = survey.current(db, encoder_id)
     changed = False
     waiting = rows - (shards.row_total(db, "surveys", current.survey_id) if current else 0)
     if survey.is_due(platform, current, rows=rows) or _worth(
@@ -72,7 +76,7 @@ def keep_up(platform: Platform, curator: Curator) -> bool:
             return False
     drawn = projection.current(db, encoder_id)
     if embedded >= projection.LEAST_ROWS:
-        refit = drawn is None or rows > drawn.fleet_rows * (1 + projection.GROWTH)
+        refit = drawn is None or embedded > drawn.fleet_rows * (1 + projection.GROWTH)
         waiting = rows - (shards.row_total(db, "projections", drawn.projection_id) if drawn else 0)
         if refit or _worth(db, "projections", drawn.projection_id if drawn else None, waiting, rows):
             changed = draw_map(platform, curator, fit_again=refit)[1] > 0 or changed
@@ -80,7 +84,7 @@ def keep_up(platform: Platform, curator: Curator) -> bool:
     state = hashlib.sha256(labelled.tobytes()).hexdigest()[:16]
     if novelty.is_current(db, encoder_id, state=state, rows=rows):
         return changed
-    return novelty.update(platform, curator.index(), labelled, rows=rows, state=state) > 0 or changed
+    return novelty.update(platform, index, labelled, rows=rows, state=state) > 0 or changed
 
 
 def _worth(db: Db, kind: shards.ShardKind, producer: str | None, waiting: int, rows: int) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from infra import database as documents
 from infra.errors import InvalidInput
+from infra.objects import open_objects
 from infra.platform import Platform
 from selection import shards
 from selection.shards import CorruptShard
@@ -148,3 +152,19 @@ def test_a_watch_sees_what_comes_at_once_and_what_was_replaced_within_seconds(
     stores.database.shards.insert_one({"_id": "other", **shard, "rows": 3})
     now[0] += shards.FULL_LOOK_S
     assert watch.extent(stores.database) == (1, 3)
+
+
+def test_the_wrong_store_costs_no_record(stores: Platform, tmp_path: Path) -> None:
+    shard = _write(stores, 0, 4)
+    assert shard is not None
+    elsewhere = open_objects(stores.settings.model_copy(update={"object_store": str(tmp_path / "elsewhere")}))
+    wrong = replace(stores, objects=elsewhere)
+    assert shards.write(wrong, "vectors", "enc-1", 4, 8, _table(4, 8)), "a file there does not make it the right one"
+    with pytest.raises(InvalidInput, match="correct MLPL_OBJECT_STORE"):
+        shards.read(wrong, shard)
+    assert shards.read(stores, shard).num_rows == 4
+    (mark,) = stores.objects.list("mlpl-store")
+    elsewhere.put(mark, b"")
+    with pytest.raises(CorruptShard):
+        shards.read(wrong, shard)
+    assert [one.start for one in shards.records(stores.database, "vectors", "enc-1")] == [4]

@@ -33,7 +33,8 @@ def alone(folder: Path) -> Iterator[bool]:
     """Whether this process may build now: one at a time does, and what a killed one left is swept up. Ends with the process, however."""
     with _full_disk_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+        lock = (folder / ".lock").open("w")
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -64,7 +65,8 @@ def build(
         StorageFull: The disk is full; nothing was left behind.
     """
     began = time.monotonic()
-    partial = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
+    with _full_disk_named(folder):
+        partial = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
     try:
         with _full_disk_named(folder):
             description, digests = _written(

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -125,26 +125,31 @@ class Segment:
         return self.vectors_ND[positions_M]
 
 
-def home_of(home: Path, encoder_id: str) -> Path:
-    """The folder of an encoder's built segments."""
-    return home / "index" / re.sub(r"[^A-Za-z0-9._-]", "_", encoder_id)
+def home_of(home: Path, encoder_id: str, *, database: str) -> Path:
+    """The folder of an encoder's built segments; databases may share a home, and an encoder."""
+    return home / "index" / database / re.sub(r"[^A-Za-z0-9._-]", "_", encoder_id)
+
+
+def listed(folder: Path) -> list[Path]:
+    """The segments that lie in a folder, whole or not."""
+    return sorted(folder.glob("segment-*"))
 
 
 def descriptions(folder: Path) -> list[Description]:
     """What is built, without opening it; for showing."""
-    found = (_described(path) for path in sorted(folder.glob("segment-*")))
+    found = (_described(path) for path in listed(folder))
     return [one[0] for one in found if one is not None]
 
 
-def open_segments(folder: Path, *, present: frozenset[Source]) -> list[Segment]:
+def open_segments(found: Sequence[Path], *, present: frozenset[Source]) -> list[Segment]:
     """Opens and checks every segment made from shards that are all present; the newest of each number. Others are removed.
 
     Args:
-        folder: See `home_of`.
+        found: What was `listed`, before it was asked which shards there are: others may be building.
         present: All shards of the encoder.
     """
     chosen: dict[int, Segment] = {}
-    for path in sorted(folder.glob("segment-*")):
+    for path in found:
         described = _described(path)
         segment = None
         if described is not None and present.issuperset(described[0].sources):
@@ -193,12 +198,15 @@ def describe(path: Path, description: Description, digests: Mapping[str, str]) -
 
 
 def remove(path: Path) -> None:
-    """Out of sight at once, so that nobody opens a half-removed one; whoever has it mapped keeps it."""
+    """Out of sight at once, so that nobody opens a half-removed one; whoever has it mapped keeps it. Where nothing can be written, it stays."""
     if path.exists():
         hidden = path.with_name(f".building-removed-{os.getpid()}-{time.monotonic_ns()}")
         try:
             path.rename(hidden)
         except FileNotFoundError:
+            return
+        except OSError as exc:
+            _log.warning("index_segment_stays", path=str(path), reason=exc.strerror)
             return
         shutil.rmtree(hidden, ignore_errors=True)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -182,6 +183,21 @@ def faiss_kernels() -> Any:
     return faiss
 
 
+@contextmanager
+def faiss_scanner(
+    quantizer: Any, query_D: NDArray[np.float32], *, store_pairs: bool = False, selector: Any = None
+) -> Iterator[Any]:
+    """One of FAISS's scanners of codes, for a query of single precision that lies contiguously."""
+    kernels = faiss_kernels()
+    scanner = quantizer.select_InvertedListScanner(kernels.METRIC_INNER_PRODUCT, None, store_pairs, selector, False)
+    try:
+        scanner.set_query(kernels.swig_ptr(query_D))
+        yield scanner
+    finally:
+        # FAISS hands it over, but its Python types do not take it: it would stay in memory.
+        kernels.InvertedListScanner.__swig_destroy__(scanner)
+
+
 def _scanned(
     vectors_ND: NDArray[np.float16], query_D: NDArray[np.float32], *, k: int, allowed_N: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -194,14 +210,13 @@ def _scanned(
         bitmap = np.packbits(allowed_N[::-1], bitorder="little")
         selector = kernels.IDSelectorBitmap(bitmap)
     quantizer = kernels.ScalarQuantizer(dimension, kernels.ScalarQuantizer.QT_fp16)
-    scanner = quantizer.select_InvertedListScanner(kernels.METRIC_INNER_PRODUCT, None, False, selector, False)
     codes_ND = np.ascontiguousarray(vectors_ND).view(np.uint8)
     query_D = np.ascontiguousarray(query_D, dtype=np.float32)
     scores_K, found_K = np.full(k, -np.inf, dtype=np.float32), np.full(k, -1, dtype=np.int64)
     pointers = (kernels.swig_ptr(one) for one in (codes_ND, ids_N, scores_K, found_K))
-    scanner.set_query(kernels.swig_ptr(query_D))
-    scanner.set_list(0, 0.0)
-    scanner.scan_codes(count, *pointers, k)
+    with faiss_scanner(quantizer, query_D, selector=selector) as scanner:
+        scanner.set_list(0, 0.0)
+        scanner.scan_codes(count, *pointers, k)
     real = found_K >= 0
     return scores_K[real], count - 1 - found_K[real]
 

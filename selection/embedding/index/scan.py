@@ -15,6 +15,7 @@ Source for rotating before scalar quantisation: Ge et al., "Optimized Product Qu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -255,10 +256,10 @@ def _highest(
         kernels = exact.faiss_kernels()
         scores_K, found_K = np.full(k, -np.inf, dtype=np.float32), np.full(k, -1, dtype=np.int64)
         into = (kernels.swig_ptr(scores_K), kernels.swig_ptr(found_K))
-        scanner = _scanner(asked_P)
-        for number, block_MP in blocks.numbered():
-            scanner.set_list(number, 0.0)
-            scanner.scan_codes(len(block_MP), kernels.swig_ptr(block_MP), None, *into, k)
+        with _scanner(asked_P) as scanner:
+            for number, block_MP in blocks.numbered():
+                scanner.set_list(number, 0.0)
+                scanner.scan_codes(len(block_MP), kernels.swig_ptr(block_MP), None, *into, k)
         real = found_K >= 0
         return scores_K[real], blocks.positions(found_K[real])
 
@@ -276,10 +277,10 @@ def _reaching(
         found = kernels.RangeSearchResult(1)
         partial = kernels.RangeSearchPartialResult(found)
         into = partial.new_result(0)
-        scanner = _scanner(asked_P)
-        for number, block_MP in blocks.numbered():
-            scanner.set_list(number, 0.0)
-            scanner.scan_codes_range(len(block_MP), kernels.swig_ptr(block_MP), None, below, into)
+        with _scanner(asked_P) as scanner:
+            for number, block_MP in blocks.numbered():
+                scanner.set_list(number, 0.0)
+                scanner.scan_codes_range(len(block_MP), kernels.swig_ptr(block_MP), None, below, into)
         partial.finalize()
         count = int(kernels.rev_swig_ptr(found.lims, 2)[1])
         return blocks.positions(kernels.rev_swig_ptr(found.labels, count) if count else np.empty(0, dtype=np.int64))
@@ -326,11 +327,8 @@ def _of_pieces(
     )
 
 
-def _scanner(asked_P: NDArray[np.float32]) -> Any:
-    kernels = exact.faiss_kernels()
-    scanner = _quantizer(len(asked_P)).select_InvertedListScanner(kernels.METRIC_INNER_PRODUCT, None, True, None, False)
-    scanner.set_query(kernels.swig_ptr(asked_P))
-    return scanner
+def _scanner(asked_P: NDArray[np.float32]) -> AbstractContextManager[Any]:
+    return exact.faiss_scanner(_quantizer(len(asked_P)), asked_P, store_pairs=True)
 
 
 @cache

@@ -42,10 +42,11 @@ class IndexStatus:
 
 def built_status(platform: Platform, encoder_id: str) -> IndexStatus:
     """What is built on this machine, from descriptions alone: opens no index."""
-    found = built.descriptions(built.home_of(platform.settings.home, encoder_id))
+    folder = built.home_of(platform.settings.home, encoder_id, database=platform.database.name)
+    found = built.descriptions(folder)
     built_from = {source for one in found for source in one.sources}
     present = shards.sources(platform.database, "vectors", encoder_id)
-    tail_rows = sum(rows for source, rows in present.items() if source not in built_from)
+    tail_rows = sum(valued for source, valued in present.items() if source not in built_from)
     return status_of(
         encoder_id, found, rows=sum(present.values()), tail_rows=tail_rows, on_gpu=bool(gpus(platform.settings.device))
     )

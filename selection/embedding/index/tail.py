@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -24,10 +25,16 @@ TAIL_BLOCK_ROWS = 2**16
 
 
 class Tail:
-    """Shards that are in no segment yet, in memory, in blocks. For one thread at a time."""
+    """Shards that are in no segment yet, in memory, in blocks. For one thread at a time.
+
+    Attributes:
+        records: Those of which it holds rows.
+        held: How many of each.
+    """
 
     def __init__(self) -> None:
         self.records: dict[Source, Shard] = {}
+        self.held: Counter[Source] = Counter()
         self._known = GrowingArray(np.bool_, default=False)
         self._count = 0
         self._blocks: list[_Block] = []
@@ -39,11 +46,13 @@ class Tail:
         self, record: Shard, rows_N: NDArray[np.int64], vectors_ND: NDArray[np.float16], *, device: torch.device | None
     ) -> None:
         """Takes in a shard, of whose rows those are given that no part has yet."""
+        if not len(rows_N):
+            return
         self.records[source_of(record)] = record
+        self.held[source_of(record)] += len(rows_N)
         self._count += len(rows_N)
-        if len(rows_N):
-            self._known.pad(int(rows_N.max()) + 1)
-            self._known.all[rows_N] = True
+        self._known.pad(int(rows_N.max()) + 1)
+        self._known.all[rows_N] = True
         while len(rows_N):
             if not self._blocks or self._blocks[-1].room == 0:
                 self._blocks.append(_Block(vectors_ND.shape[1]))

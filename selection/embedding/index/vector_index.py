@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,10 +46,11 @@ class VectorIndex:
         """Loads nothing yet: call `refresh`."""
         self.encoder_id = encoder_id
         self._platform = platform
-        self._folder: Path = built.home_of(platform.settings.home, encoder_id)
+        self._folder: Path = built.home_of(platform.settings.home, encoder_id, database=platform.database.name)
         self._refreshing = threading.RLock()
         self._watch = shards.Watch("vectors", encoder_id)
-        self._extent = (0, 0)
+        self._taken: tuple[int, int, datetime | None] = (0, 0, None)
+        self._reached = 0
         self._seen: set[Source] = set()
         self._segments: dict[int, built.Segment] = {}
         self._opened = False
@@ -65,7 +67,12 @@ class VectorIndex:
     @property
     def covered(self) -> int:
         """Rows of all shards that were taken in, with those that have no vector because their frame cannot be encoded."""
-        return self._extent[1]
+        return self._taken[1]
+
+    @property
+    def reached(self) -> int:
+        """The first row that no shard taken in has answered for: below it, a row that the index has not has no vector."""
+        return self._reached
 
     def rows(self) -> NDArray[np.int64]:
         """The rows that have a vector, ascending, shape (size,)."""
@@ -80,15 +87,18 @@ class VectorIndex:
         """
         with self._refreshing:
             database, before = self._platform.database, self.size
-            if self._watch.extent(database) == self._extent:
+            if self._watch.state(database) == self._taken:
                 return 0
+            found = [] if self._opened else built.listed(self._folder)  # Before the records: newer ones are not stale.
             records = shards.records(database, "vectors", self.encoder_id)
             if not self._opened:
-                self._open(frozenset(source_of(record) for record in records))
+                self._open(found, frozenset(source_of(record) for record in records))
             taken = [record for record in records if source_of(record) in self._seen or self._take(record)]
             self._publish()
             # A corrupt one does not count, so that its replacement is noticed.
-            self._extent = (len(taken), sum(record.rows for record in taken))
+            newest = max((record.created_at for record in taken), default=None)
+            self._taken = (len(taken), sum(record.rows for record in taken), newest)
+            self._reached = shards.reached(taken)
             return self.size - before
 
     def search(
@@ -122,11 +132,7 @@ class VectorIndex:
 
     def has(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of the rows have a vector; shape as `rows`."""
-        wanted = np.asarray(rows, dtype=np.int64)
-        found = np.zeros(len(wanted), dtype=bool)
-        for part in self._parts:
-            found |= part.positions(wanted) >= 0
-        return found
+        return _in_any(self._parts, np.asarray(rows, dtype=np.int64))
 
     def count(self, mask: NDArray[np.bool_]) -> int:
         """How many of the rows of a mask have a vector."""
@@ -225,8 +231,8 @@ class VectorIndex:
                 on_gpu=bool(self._gpus()) if self._opened else False,
             )
 
-    def _open(self, present: frozenset[Source]) -> None:
-        for segment in built.open_segments(self._folder, present=present):
+    def _open(self, found: list[Path], present: frozenset[Source]) -> None:
+        for segment in built.open_segments(found, present=present):
             self._segments[segment.description.number] = segment
             self._built_parts[segment.description.number] = self._part_of(segment)
             self._seen.update(segment.description.sources)
@@ -252,23 +258,20 @@ class VectorIndex:
             waiting = [record for source, record in self._tail.records.items() if source not in inside]
             self._segments[number] = segment
             self._built_parts[number] = self._part_of(segment)
-            old_parts, self._tail = self._parts, Tail()
-            self._parts = tuple(self._built_parts.values())
-            try:
+            old, self._tail = self._tail, Tail()
+            try:  # Until the end, searches find what they found before.
                 for record in waiting:
-                    self._take_again(record, old_parts)
+                    self._take_again(record, old)
             finally:
                 self._publish()
 
-    def _take_again(self, record: Shard, parts: Sequence[Part]) -> None:
+    def _take_again(self, record: Shard, old: Tail) -> None:
         """Keeps a waiting shard's rows, from memory: its file may be gone by now."""
         rows_N = np.arange(record.start, record.stop)
-        for part in parts:
-            if isinstance(part.block, built.Segment):
-                continue
+        for part in old.parts():
             positions = part.positions(rows_N)
             here = positions >= 0
-            here &= ~self.has(rows_N) & ~self._tail.has(rows_N)
+            here &= ~_in_any(self._built_parts.values(), rows_N) & ~self._tail.has(rows_N)
             self._tail.add(record, rows_N[here], part.block.vectors(positions[here]), device=self._next_device())
 
     def _part_of(self, segment: built.Segment) -> Part:
@@ -283,8 +286,8 @@ class VectorIndex:
     def _due(self) -> dict[int, list[Shard]]:
         """Segments to build, with all shards that will be in each."""
         waiting: dict[int, int] = defaultdict(int)
-        for record in self._tail.records.values():
-            waiting[record.start // SEGMENT_ROWS] += record.rows
+        for source, record in self._tail.records.items():
+            waiting[record.start // SEGMENT_ROWS] += self._tail.held[source]
         due = {
             number: rows
             for number, rows in waiting.items()
@@ -296,7 +299,12 @@ class VectorIndex:
         for record in shards.records(self._platform.database, "vectors", self.encoder_id):
             if record.start // SEGMENT_ROWS in due and source_of(record) in self._seen:
                 found[record.start // SEGMENT_ROWS].append(record)
-        return found
+        # What the tail holds of a shard that is gone cannot be built: it waits for the shard to be made again.
+        return {number: shards_of for number, shards_of in found.items() if self._adds(number, shards_of)}
+
+    def _adds(self, number: int, records: list[Shard]) -> bool:
+        inside = set(self._segments[number].description.sources) if number in self._segments else set()
+        return any(source_of(record) not in inside for record in records)
 
     def _gpus(self) -> list[torch.device]:
         if self._devices is None:
@@ -313,3 +321,10 @@ class VectorIndex:
             if part.on in held:
                 held[part.on] += len(part.rows_N)
         return min(devices, key=lambda device: held[str(device)])
+
+
+def _in_any(parts: Iterable[Part], rows_N: NDArray[np.int64]) -> NDArray[np.bool_]:
+    found = np.zeros(len(rows_N), dtype=bool)
+    for part in parts:
+        found |= part.positions(rows_N) >= 0
+    return found

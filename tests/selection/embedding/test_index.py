@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -184,6 +185,111 @@ def test_a_shard_made_again_with_other_bounds_adds_only_what_is_new(fleet: Any) 
     _check(index, there=np.ones(100, dtype=bool))
 
 
+@pytest.mark.usefixtures("small_builds")
+@pytest.mark.parametrize("noticed", [False, True])
+def test_a_shard_made_again_is_built_once(fleet: Any, noticed: bool) -> None:
+    index = VectorIndex(fleet.platform, "enc-1")
+    fleet.embed(0, VECTORS[:30])
+    assert index.refresh() == 30
+    fleet.platform.database.shards.delete_many({})
+    if noticed:
+        index.refresh()
+    fleet.embed(0, VECTORS[30:60])
+    index.refresh()
+    assert index.build_due()
+    assert index.build() == 30
+    assert not index.build_due()
+    assert index.size == 30
+    assert index.vectors(np.array([0]))[0] == pytest.approx(VECTORS[30], abs=2e-3)
+
+
+@pytest.mark.usefixtures("small_builds")
+def test_rows_of_which_none_has_a_vector_are_not_built_for_ever(fleet: Any) -> None:
+    index = VectorIndex(fleet.platform, "enc-1")
+    fleet.embed(0, VECTORS[:20], valid=np.zeros(20, dtype=bool))
+    index.refresh()
+    assert (index.size, index.covered, index.reached) == (0, 20, 20)
+    assert not index.build_due()
+    fleet.embed(30, VECTORS[30:40])
+    index.refresh()
+    assert (index.size, index.covered, index.reached) == (10, 30, 20)
+    assert index.build() == 30
+    assert not index.build_due()
+    status = built_status(fleet.platform, "enc-1")
+    assert (status.rows, status.tail_rows) == (10, 0)
+
+
+@pytest.mark.usefixtures("small_builds")
+def test_what_waits_is_found_while_a_segment_takes_its_place(fleet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = VectorIndex(fleet.platform, "enc-1")
+    for start in (0, 50, 70):
+        fleet.embed(start, VECTORS[start : start + 3 if start else 20])
+    index.refresh()
+    rows, sizes, seen = index.rows(), [], []
+    add = tail.Tail.add
+
+    def looked_at(self: tail.Tail, *given: Any, **also: Any) -> None:
+        sizes.append(index.size)
+        seen.append(bool(index.has(rows).all()))
+        add(self, *given, **also)
+
+    monkeypatch.setattr(tail.Tail, "add", looked_at)
+    assert index.build() == 26
+    assert seen
+    assert all(seen)
+    assert min(sizes) == 26
+    assert index.rows().tolist() == rows.tolist()
+
+
+@pytest.mark.usefixtures("small_builds")
+def test_opening_removes_nothing_that_others_built(fleet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet.embed(0, VECTORS[:10])
+    fleet.embed(10, VECTORS[10:20])
+    index, late = VectorIndex(fleet.platform, "enc-1"), VectorIndex(fleet.platform, "enc-1")
+    records = vector_index.shards.records
+
+    def overtaken(*asked: Any) -> Any:
+        found = records(*asked)
+        monkeypatch.setattr(vector_index.shards, "records", records)
+        index.refresh()  # Shards that `late` does not know of yet are built before it opens the folder.
+        assert index.build() == 20
+        return found[:1]
+
+    monkeypatch.setattr(vector_index.shards, "records", overtaken)
+    assert late.refresh() == 10
+    assert len(list(_folder(fleet).glob("segment-*"))) == 1
+    assert late.refresh() == 10
+
+
+@pytest.mark.usefixtures("small_builds")
+def test_a_home_that_cannot_be_written_is_searched_all_the_same(
+    fleet: Any, built_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.platform.database.shards.delete_many({"start": 60})
+    fleet.embed(60, VECTORS[::-1][:40])
+
+    def refused(*_: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "rename", refused)
+    index = VectorIndex(fleet.platform, "enc-1")
+    assert index.refresh() == 100
+
+
+def test_a_scan_keeps_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    scanners = []
+    kernels = exact.faiss_kernels()
+    destroy = kernels.InvertedListScanner.__swig_destroy__
+
+    def counted(scanner: Any) -> None:
+        scanners.append(scanner)
+        destroy(scanner)
+
+    monkeypatch.setattr(kernels.InvertedListScanner, "__swig_destroy__", counted)
+    exact._scanned(VECTORS.astype(np.float16), QUERIES[0], k=3, allowed_N=None)
+    assert len(scanners) == 1
+
+
 def test_an_empty_index(fleet: Any) -> None:
     index = VectorIndex(fleet.platform, "enc-1")
     assert index.refresh() == 0
@@ -201,7 +307,11 @@ def built_folder(fleet: Any, small_builds: None) -> Path:
     index = VectorIndex(fleet.platform, "enc-1")
     index.refresh()
     assert index.build() == 100
-    return built.home_of(fleet.platform.settings.home, "enc-1")
+    return _folder(fleet)
+
+
+def _folder(fleet: Any) -> Path:
+    return built.home_of(fleet.platform.settings.home, "enc-1", database=fleet.platform.database.name)
 
 
 @pytest.mark.parametrize("name", ["vectors.npy", "codes.npy", "rows.npy", "basis.npy", "built.json"])
@@ -248,17 +358,19 @@ def test_what_a_killed_build_left_is_swept_up_and_one_process_builds_at_a_time(f
 def test_a_full_disk_is_named_and_leaves_nothing(
     fleet: Any, built_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import errno
-
     fleet.embed(100, _unit(30, seed=5))
     index = VectorIndex(fleet.platform, "enc-1")
     index.refresh()
 
-    def full(*_args: Any) -> None:
+    def full(*_args: Any, **_kwargs: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(building._ArrayFile, "append", full)
+        with pytest.raises(StorageFull, match="no space left to build the index"):
+            index.build()
+    with monkeypatch.context() as patch:
+        patch.setattr(building.tempfile, "mkdtemp", full)
         with pytest.raises(StorageFull, match="no space left to build the index"):
             index.build()
     assert not list(built_folder.glob(".building-*"))
@@ -285,7 +397,7 @@ def test_killing_a_build_leaves_no_half_file_in_use(fleet: Any, small_builds: No
     environment = {**os.environ, **fleet.platform.settings.as_environment()}
     killed = subprocess.run([sys.executable, "-c", script], env=environment, cwd=Path.cwd(), check=False)
     assert killed.returncode == -signal.SIGKILL
-    folder = built.home_of(fleet.platform.settings.home, "enc-1")
+    folder = _folder(fleet)
     assert list(folder.glob(".building-*"))
     index = VectorIndex(fleet.platform, "enc-1")
     assert index.refresh() == 40

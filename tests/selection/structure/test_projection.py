@@ -51,6 +51,7 @@ def test_places_are_kept_new_rows_join_them_and_rows_without_vector_have_none(fl
     assert projection.project_missing(platform, fitted, index) == 0
 
     fleet.embed(100, emb[100:])
+    assert projection.project_missing(platform, fitted, index) == 0, "what the index has not yet is not without a vector"
     index.refresh()
     assert projection.project_missing(platform, fitted, index) == 20
     more, more_xy = projection.places(platform, fitted)
@@ -61,6 +62,7 @@ def test_places_are_kept_new_rows_join_them_and_rows_without_vector_have_none(fl
     platform.objects.put(fitted.object_key, b"other bytes")
     fleet.add(1)
     fleet.embed(120, emb[:1])
+    index.refresh()
     with pytest.raises(Conflict, match="fit-again"):
         projection.project_missing(platform, fitted, index)
 
