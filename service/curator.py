@@ -5,16 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from infra.errors import InvalidInput
 from infra.logs import get_logger
 from infra.platform import Platform
 from selection.columnar.recent import Recent
 from selection.embedding import encoders
 from selection.fleet import filters
-from selection.fleet.filters import Filter, Term, ValueTerm, parse_filter
+from selection.fleet.filters import Filter, Term, parse_filter
 from service.batch_places import BatchPlaces
 from service.structure.kept import KeptStructure
 
@@ -47,6 +48,7 @@ class Found:
         took_ms: Milliseconds.
         notice: One line for people when the small encoder stands in.
         next_cursor: For the page after this one, None at the end.
+        keys: For each term of the filter which facet or histogram it chooses from, None where that is none of them.
     """
 
     hits: Sequence[Hit]
@@ -56,6 +58,7 @@ class Found:
     took_ms: float
     notice: str | None
     next_cursor: str | None
+    keys: tuple[str | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +71,14 @@ class Facets:
         histograms: The same for numbers, in bins.
         total: Frames that match the filter.
         terms: The filter, taken apart.
+        keys: For each term which facet or histogram it chooses from, None where that is none of them.
     """
 
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     histograms: dict[str, Histogram] = field(default_factory=dict)
     total: int
     terms: tuple[Term, ...]
+    keys: tuple[str | None, ...]
 
 
 class Curator:
@@ -168,7 +173,7 @@ class Curator:
                 )
                 self._columns.provide(LineTerms(self._platform, places=self._places))
                 self._columns.provide(ConceptTerms(self._platform, index=self.index))
-                self._columns.provide(StructureTerms(self._structure))
+                self._columns.provide(StructureTerms(self._structure, self._columns))
             columns = self._columns
         if is_new or not columns.rows or not self._is_kept_fresh:
             columns.refresh()
@@ -286,6 +291,7 @@ class Curator:
             took_ms=(time.monotonic() - began) * 1000,
             notice=self._notice() if encoder is not None else None,
             next_cursor=page.next_cursor,
+            keys=tuple(map(columns.key_of, request.where.terms)),
         )
 
     def _chosen(self) -> str | None:
@@ -321,20 +327,24 @@ class Curator:
         Raises:
             InvalidInput: A bad filter.
         """
+        from selection.fleet.facets import PLACE_KEYS
+
         columns = self.columns()
         asked = parse_filter(where) if isinstance(where, str) else where
         total = columns.count(asked)
         counts = columns.facets(where=asked)
         histograms = columns.histograms(asked)
-        for key in {_plain(term.key) for term in asked.terms if isinstance(term, ValueTerm)}:
-            others = tuple(t for t in asked.terms if not (isinstance(t, ValueTerm) and _plain(t.key) == key))
+        keys = tuple(map(columns.key_of, asked.terms))
+        for key in {key for key in keys if key is not None and key not in PLACE_KEYS}:
+            others = tuple(term for term, its_key in zip(asked.terms, keys, strict=True) if its_key != key)
             without = Filter(text="", terms=others)
-            for name in (name for name in columns.keys if _plain(name) == key):
-                if name in histograms:
-                    histograms[name] = columns.histograms(without)[name]
-                else:
-                    counts |= columns.facets([name], where=without)
-        return Facets(counts=counts, histograms=histograms, total=total, terms=asked.terms)
+            if key in histograms:
+                histograms |= columns.histograms(without, names=[key])
+                continue
+            # Numbers may be too many to count one by one.
+            with suppress(InvalidInput):
+                counts |= columns.facets([key], where=without)
+        return Facets(counts=counts, histograms=histograms, total=total, terms=asked.terms, keys=keys)
 
 
 def parse_box(query: str, *, where: str = "") -> tuple[filters.Query, Filter]:
@@ -345,7 +355,3 @@ def parse_box(query: str, *, where: str = "") -> tuple[filters.Query, Filter]:
     """
     read = filters.parse_query(query)
     return read, filters.joined([parse_filter(where), read.filter])
-
-
-def _plain(key: str) -> str:
-    return key.removeprefix("attributes.")

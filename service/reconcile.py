@@ -34,33 +34,38 @@ log = get_logger(__name__)
 CORRECTIONS_FOR = timedelta(days=7)
 CORRECTIONS_EVERY = timedelta(seconds=60)
 SWEPT_EVERY_S = 6 * 3600.0
+ABSENT_AGAIN_AFTER = timedelta(minutes=10)
+"""A lake that is away comes back; until then, its originals are looked for this seldom."""
 
 T = TypeVar("T")
 ReconcilerState = Literal["idle", "working", "waiting", "stopped"]
 
 
-def see(platform: Platform) -> bool:
+def see(platform: Platform, *, clock: Callable[[], datetime]) -> bool:
     """Gives every frame that was registered in place its preview and statistics."""
     from selection.ingest import previews
 
-    done = previews.see_missing(platform)
+    done = previews.see_missing(platform, tried_before=clock() - ABSENT_AGAIN_AFTER)
     return done.frames + done.broken > 0
 
 
-def embed(platform: Platform, curator: Curator) -> bool:
+def embed(platform: Platform, curator: Curator, *, clock: Callable[[], datetime]) -> bool:
     """Gives every row a vector from the current encoder, then from the one that the fleet is being switched to."""
-    from selection import shards
     from selection.embedding import embed as embedding
-    from selection.fleet import frames
 
-    encoder_id = curator.encoder_id()
+    encoder_id, tried = curator.encoder_id(), clock() - ABSENT_AGAIN_AFTER
     changed = False
-    if shards.gaps(platform.database, "vectors", encoder_id, frames.row_count(platform.database)):
-        changed = embedding.embed_missing(platform, curator.encoder()) > 0
-    return switch_encoder(platform) or changed
+    if embedding.missing_pieces(platform, encoder_id, tried_before=tried):
+        changed = embedding.embed_missing(platform, curator.encoder(), tried_before=tried) > 0
+    return switch_encoder(platform, tried_before=tried) or changed
 
 
-def switch_encoder(platform: Platform, *, progress: Callable[[int, int], None] | None = None) -> bool:
+def switch_encoder(
+    platform: Platform,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    tried_before: datetime | None = None,
+) -> bool:
     """Embeds the fleet with the wanted encoder while the old one serves, builds its index, and then lets it serve."""
     from selection.embedding import embed as embedding
     from selection.embedding import switching
@@ -70,7 +75,7 @@ def switch_encoder(platform: Platform, *, progress: Callable[[int, int], None] |
     if name is None:
         return False
     encoder = switching.load_wanted(platform, name)
-    rows = embedding.embed_missing(platform, encoder, progress=progress)
+    rows = embedding.embed_missing(platform, encoder, progress=progress, tried_before=tried_before)
     index = VectorIndex(platform, encoder.encoder_id)
     index.refresh()
     index.build()
@@ -205,8 +210,8 @@ class Reconcilers:
         """
         clock = now_utc
         self._rounds: dict[str, Callable[[], bool]] = {
-            "see": lambda: see(platform),
-            "embed": lambda: embed(platform, curator),
+            "see": lambda: see(platform, clock=clock),
+            "embed": lambda: embed(platform, curator, clock=clock),
             "index": lambda: index(platform, curator),
             "survey": lambda: survey(platform, curator),
             "sweep": _seldom(lambda: sweep(platform, now=clock()), every_s=SWEPT_EVERY_S),

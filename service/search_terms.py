@@ -245,10 +245,11 @@ class ConceptTerms:
         self._kept: Recent[NDArray[np.float32]] = Recent(4)
 
     def version(self, key: str) -> Hashable:
-        """Marks and vectors: either changes who belongs to a concept."""
+        """Marks and vectors, and whose they are: each changes who belongs to a concept."""
         del key
+        index = self._index()
         changed = self._platform.database.concepts.find({}, {"changed_at": 1}).sort("_id", 1)
-        return tuple((one["_id"], one["changed_at"]) for one in changed), self._index().size
+        return tuple((one["_id"], one["changed_at"]) for one in changed), index.encoder_id, index.size
 
     def matches(self, key: str, value: str, *, is_prefix: bool, rows: int) -> NDArray[np.bool_] | None:
         """Which rows belong to the concept, shape (rows,)."""

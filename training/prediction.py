@@ -210,7 +210,7 @@ def predict_rows(
     )
     valid_N = np.zeros(count, dtype=np.bool_)
     documents: list[Document | None] = [None] * count
-    wanted = ("row", "preview_key", "object_key", "object_uri")
+    wanted = ("row", "digest", "preview_key", "object_key", "object_uri")
     for document in frames.documents(platform.database, start=start, stop=stop, fields=wanted):
         documents[document["row"] - start] = document
     with ThreadPoolExecutor(max_workers=DECODERS) as pool:
@@ -279,6 +279,7 @@ def _read_square(platform: Platform, document: Document | None, *, size: int) ->
             object_key=document["object_key"],
             object_uri=document.get("object_uri"),
             max_pixels=platform.settings.max_image_pixels,
+            digest=document["digest"],
         )
         return _squashed(made, size=size)
     except (NotFound, Denied, InvalidInput) as exc:

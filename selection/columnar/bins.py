@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 MOST_BINS = 24
 NO_BIN = 255
 _SAMPLE = 100_000
+_LARGEST = sys.float_info.max
+_NARROWEST = 1e-300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +46,9 @@ def bins_of(numbers_N: NDArray[np.float64]) -> Bins | None:
         return None
     low, high = float(finite.min()), float(finite.max())
     bulk = finite[:: max(1, len(finite) // _SAMPLE)]
-    bulk_low, bulk_high = (float(q) for q in np.quantile(bulk, (0.005, 0.995)))
-    width = _round_width((bulk_high - bulk_low) / MOST_BINS) if bulk_high > bulk_low else _round_width(abs(low) or 1.0)
+    # Between the smallest and the largest double lies more than a double holds; a quarter of it fits.
+    bulk_low, bulk_high = (float(q) * 4 for q in np.quantile(bulk / 4, (0.005, 0.995)))
+    width = _round_width(bulk_high / MOST_BINS - bulk_low / MOST_BINS if bulk_high > bulk_low else abs(low) or 1.0)
     first = math.floor(bulk_low / width)
     last = max(first + 1, math.ceil(bulk_high / width + 1e-9))
     if last - first > MOST_BINS:  # Both ends were rounded outwards.
@@ -53,8 +57,9 @@ def bins_of(numbers_N: NDArray[np.float64]) -> Bins | None:
             math.floor(bulk_low / width),
             max(math.floor(bulk_low / width) + 1, math.ceil(bulk_high / width + 1e-9)),
         )
-    inner = [round(i * width, 12) for i in range(first, last + 1)]
-    edges = np.array([min(low, inner[0]), *inner[1:-1], max(high, inner[-1])])
+    digits = max(12, 3 - math.floor(math.log10(width)))
+    inner = [round(i * width, digits) for i in range(first, last + 1)]
+    edges = np.unique(np.clip([min(low, inner[0]), *inner[1:-1], max(high, inner[-1])], -_LARGEST, _LARGEST))
     where = np.full(len(numbers_N), NO_BIN, dtype=np.uint8)
     is_number = np.isfinite(numbers_N)
     found = np.searchsorted(edges[1:-1], numbers_N[is_number], side="right")
@@ -63,5 +68,7 @@ def bins_of(numbers_N: NDArray[np.float64]) -> Bins | None:
 
 
 def _round_width(at_least: float) -> float:
-    power = 10.0 ** math.floor(math.log10(at_least))
-    return next(step * power for step in (1, 2, 5, 10) if step * power >= at_least * (1 - 1e-9))
+    """The next of 1, 2 and 5 times a power of ten, as far as that can be written and divided by."""
+    power = 10.0 ** math.floor(math.log10(max(at_least, _NARROWEST)))
+    widths = (step * power for step in (1, 2, 5, 10) if step * power >= at_least * (1 - 1e-9))
+    return min(next(widths), 1e308)

@@ -199,7 +199,8 @@ def fit(platform: Platform, concept: Concept, *, index: VectorIndex) -> Probe:
         if count < 10**6
         else np.random.default_rng(0).integers(0, count, 2 * BACKGROUND)
     )
-    background = np.setdiff1d(drawn[index.has(drawn)], np.concatenate([yes, no]))[:BACKGROUND]
+    # In the order of the draw: sorted, the first of them would all be from the older part of the fleet.
+    background = drawn[index.has(drawn) & ~np.isin(drawn, np.concatenate([yes, no]))][:BACKGROUND]
     nothing = index.vectors(yes[:1])[:0]
     return probes.fit(
         index.vectors(yes),

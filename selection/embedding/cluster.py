@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import BackendUnavailable, InvalidInput
@@ -63,10 +64,10 @@ def embed_missing(
         BackendUnavailable: The cluster does not answer, or none of its hosts can do the work.
     """
     encoder_id = encoders.current_encoder_id(platform) or encoders.load_encoder(platform).encoder_id
-    done = 0
+    done, began = 0, datetime.now(UTC)
     with _connected(address) as ray:
         _check_reach(platform.settings, addresses={node["NodeManagerAddress"] for node in _nodes(ray)})
-        while pieces := embed.missing_pieces(platform, encoder_id):
+        while pieces := embed.missing_pieces(platform, encoder_id, tried_before=began):
             total, before, troubles = done + sum(stop - start for start, stop in pieces), done, []
             for one in _results(ray, platform.settings, encoder_id, pieces):
                 done += one["rows"]

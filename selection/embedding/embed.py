@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -22,10 +23,11 @@ from infra.logs import get_logger
 from infra.platform import Platform
 from selection import shards
 from selection.devices import processors
-from selection.embedding import replica
-from selection.embedding.inputs import FrameReader
+from selection.embedding import absences, replica
+from selection.embedding.inputs import FrameReader, Source
 from selection.embedding.replicas import Encoded, OneEncoder, Replicas, Worker
 from selection.fleet import frames
+from selection.shards import CorruptShard, Shard
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,6 +36,8 @@ BATCH_FRAMES = 64
 """For an encoder that does not say how many images it takes."""
 PIECES_AT_ONCE = 2
 BATCHES_AHEAD = 2
+
+_REST = timedelta(minutes=1)
 
 log = get_logger(__name__)
 
@@ -80,21 +84,25 @@ def embed_missing(
     *,
     progress: Callable[[int, int], None] | None = None,
     on_unreadable: Callable[[str], None] = lambda _where: None,
+    tried_before: datetime | None = None,
 ) -> int:
     """Embeds every row that has no vector of this encoder yet.
 
     Pieces that another process is at are left to it. A killed call loses the pieces it was at, and a piece that was begun before and not
-    finished is made in half: so a worker that is killed again and again, or by the piece itself, still comes to an end.
+    finished is made in half: so a worker that is killed again and again, or by the piece itself, still comes to an end. A frame that is
+    not there, or cannot be read now, keeps nobody waiting; a later call fills its vector in.
 
     Args:
         progress: Called with rows done and rows to do after every batch.
         on_unreadable: Called with where a frame should be that cannot be read; it gets no vector, and the rest goes on.
+        tried_before: Leave out frames that were not there after this moment; for whoever calls again and again.
 
     Returns:
-        Rows that this call embedded.
+        Rows that this call gave a vector.
     """
-    done = 0
-    while pieces := missing_pieces(platform, encoder.encoder_id):
+    done, tried = 0, tried_before or datetime.now(UTC)
+    pieces = missing_pieces(platform, encoder.encoder_id, tried_before=tried)
+    while pieces:
         before = done
 
         def report(rows: int, total: int, before: int = before) -> None:
@@ -103,16 +111,27 @@ def embed_missing(
 
         found = embed_pieces(platform, encoder, pieces, progress=report, on_unreadable=on_unreadable)
         done += found
-        if found == 0:
+        left = missing_pieces(platform, encoder.encoder_id, tried_before=tried)
+        if found == 0 and set(pieces) <= set(left):
             break
+        pieces = left
     if done:
         log.info("rows_embedded", encoder_id=encoder.encoder_id, rows=done)
     return done
 
 
-def missing_pieces(platform: Platform, encoder_id: str) -> list[tuple[int, int]]:
-    """The rows without a vector, as pieces `(start, stop)`."""
-    return shards.gaps(platform.database, "vectors", encoder_id, frames.row_count(platform.database))
+def missing_pieces(
+    platform: Platform, encoder_id: str, *, tried_before: datetime | None = None
+) -> list[tuple[int, int]]:
+    """The rows without a vector, as pieces `(start, stop)`; then the shards with frames that were not there, if not tried since.
+
+    Args:
+        tried_before: As in `embed_missing`; None: a minute ago, so that one run does not try them twice.
+    """
+    db, tried_before = platform.database, tried_before or datetime.now(UTC) - _REST
+    gaps = shards.gaps(db, "vectors", encoder_id, frames.row_count(db))
+    incomplete = absences.ranges(db, encoder_id, tried_before=tried_before)
+    return gaps + [one for one in incomplete if shards.begins_at(db, "vectors", encoder_id, one[0])]
 
 
 def embed_pieces(
@@ -130,7 +149,7 @@ def embed_pieces(
         on_unreadable: As in `embed_missing`.
 
     Returns:
-        Rows committed.
+        Rows that got a vector.
     """
     total = sum(stop - start for start, stop in pieces)
     with Embedding(
@@ -219,19 +238,54 @@ class Embedding:
     def commit(self, start: int, stop: int) -> int:
         """Embeds a piece and commits its shard, unless another process is at it or was faster.
 
+        Of a shard that is there, the frames are tried again that were not there when it was made.
+
         Returns:
-            Rows committed.
+            Rows that got a vector.
         """
         platform, encoder_id = self._platform, self._encoder.encoder_id
+        there = platform.database.shards.find_one(
+            {"kind": "vectors", "producer": encoder_id, "start": start}, {"_id": 0}
+        )
+        if there is not None:
+            return self._fill(Shard(**there))
         with leases.try_hold(platform.database, f"embed/{encoder_id}/{start}") as lease:
             # Asked again, now that the piece is ours: its last holder may just have committed it.
             if lease is None or shards.begins_at(platform.database, "vectors", encoder_id, start):
                 return 0
             stop = _shortened(start, stop, attempt=lease.token, batch=self._replicas.batch_frames)
-            table = self.table(start=start, stop=stop)
-            if lease.lost or shards.write(platform, "vectors", encoder_id, start, stop, table) is None:
+            table, absent = self._embedded(start=start, stop=stop)
+            if lease.lost:
                 return 0
-        return stop - start
+            now = datetime.now(UTC)
+            absences.note(platform.database, encoder_id, absent, start=start, stop=stop, now=now)
+            if shards.write(platform, "vectors", encoder_id, start, stop, table) is None:
+                return 0
+        return int(stop - start - table.column("vector").null_count)
+
+    def _fill(self, shard: Shard) -> int:
+        """Gives the frames that were not there when a shard was made their vectors, if they are there now."""
+        platform, encoder_id = self._platform, self._encoder.encoder_id
+        db = platform.database
+        # Not the lease of a piece: how often that was taken says how often the piece was begun.
+        with leases.try_hold(db, f"fill/{encoder_id}/{shard.start}") as lease:
+            rows = [row for row in absences.rows_of(db, encoder_id, shard.start) if shard.start <= row < shard.stop]
+            if lease is None or not rows:
+                return 0
+            sources = self._reader.sources(start=rows[0], stop=rows[-1] + 1)
+            vectors_ND, valid_N = self._vectors([sources[row - rows[0]] for row in rows], read=self._reader.read_again)
+            absent = self._absent(rows)
+            self._advance(shard.rows - len(rows))
+            filled = 0
+            if valid_N.any():
+                try:
+                    table, filled = _filled(shards.read(platform, shard), np.array(rows)[valid_N], vectors_ND[valid_N])
+                except CorruptShard:
+                    return 0  # All of its rows are a gap again.
+                if lease.lost or shards.replace(platform, shard, table) is None:
+                    return 0
+            absences.settle(db, encoder_id, sorted(set(rows) - set(absent)), start=shard.start, now=datetime.now(UTC))
+        return filled
 
     def table(self, *, start: int, stop: int) -> pa.Table:
         """Embeds rows `[start, stop)`.
@@ -239,14 +293,32 @@ class Embedding:
         Returns:
             Columns `row` and `vector` (float16 of unit length); null where neither preview nor original can be read.
         """
-        sources = self._reader.sources(start=start, stop=stop)
+        return self._embedded(start=start, stop=stop)[0]
+
+    def _embedded(self, *, start: int, stop: int) -> tuple[pa.Table, list[int]]:
+        """The table, and which of its rows are null because their frame is not there now."""
+        vectors_ND, valid_N = self._vectors(self._reader.sources(start=start, stop=stop), read=self._reader.read)
+        return vector_table(vectors_ND, valid_N=valid_N, start=start), self._absent(range(start, stop))
+
+    def _absent(self, rows: Sequence[int]) -> list[int]:
+        found = self._reader.take_absent(rows)
+        if found:
+            log.warning(
+                "frames_absent", frames=len(found), first_row=found[0], what_next="they are tried again next time"
+            )
+        return found
+
+    def _vectors(
+        self, sources: Sequence[Source | None], *, read: Callable[[Source | None], Any]
+    ) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
+        """Vectors, shape (N, D), and which of them there are, shape (N,)."""
         size = self._replicas.batch_frames
         waiting: list[tuple[int, Future[Encoded]]] = []
         with self._turn:  # A piece is handed out whole before the next one, so that a kill costs little more than one.
             for first in range(0, len(sources), size):
                 self._room.acquire()
                 batch = sources[first : first + size]
-                waiting.append((first, self._queued(batch)))
+                waiting.append((first, self._queued(batch, read)))
         vectors_ND = np.zeros((len(sources), self._encoder.dimension), dtype=np.float16)
         valid_N = np.zeros(len(sources), dtype=np.bool_)
         for first, future in waiting:
@@ -254,23 +326,31 @@ class Embedding:
             valid_N[first : first + len(found_N)] = found_N
             if found_VD is not None:
                 vectors_ND[first + np.flatnonzero(found_N)] = found_VD
-        return vector_table(vectors_ND, valid_N=valid_N, start=start)
+        finite_N = np.isfinite(vectors_ND).all(axis=1)
+        if not finite_N.all():  # One such vector would spoil every search.
+            log.warning("vectors_not_finite", encoder_id=self._encoder.encoder_id, frames=int((~finite_N).sum()))
+            vectors_ND[~finite_N] = 0
+            valid_N &= finite_N
+        return vectors_ND, valid_N
 
-    def _queued(self, batch: Sequence[Any]) -> Future[Encoded]:
+    def _queued(self, batch: Sequence[Any], read: Callable[[Source | None], Any]) -> Future[Encoded]:
         try:
-            future = self._replicas.encode([self._readers.submit(self._reader.read, source) for source in batch])
+            future = self._replicas.encode([self._readers.submit(read, source) for source in batch])
         except BaseException:
             self._room.release()
             raise
-        future.add_done_callback(lambda done: self._advance(len(batch), ended_well=done.exception() is None))
+        future.add_done_callback(lambda done: self._release(len(batch), ended_well=done.exception() is None))
         return future
 
-    def _advance(self, count: int, *, ended_well: bool) -> None:
+    def _release(self, count: int, *, ended_well: bool) -> None:
         self._room.release()
         if ended_well:
-            with self._count_lock:
-                self._done += count
-                self._progress(self._done)
+            self._advance(count)
+
+    def _advance(self, count: int) -> None:
+        with self._count_lock:
+            self._done += count
+            self._progress(self._done)
 
 
 def vector_table(vectors_ND: NDArray[np.float16], *, valid_N: NDArray[np.bool_], start: int) -> pa.Table:
@@ -287,6 +367,19 @@ def vector_table(vectors_ND: NDArray[np.float16], *, valid_N: NDArray[np.bool_],
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), vectors_ND.shape[1], mask=mask)
     rows = pa.array(np.arange(start, start + len(vectors_ND), dtype=np.int64))
     return pa.table({"row": rows, "vector": vectors})
+
+
+def _filled(table: pa.Table, rows_N: NDArray[np.int64], vectors_ND: NDArray[np.float16]) -> tuple[pa.Table, int]:
+    """A vector shard with vectors where it has none, and how many it got."""
+    from selection.embedding.index.tail import vectors_in
+
+    kept_N, kept_ND = vectors_in(table)
+    start = int(table.column("row")[0].as_py())
+    all_ND = np.zeros((table.num_rows, vectors_ND.shape[1]), dtype=np.float16)
+    valid_N = np.zeros(table.num_rows, dtype=np.bool_)
+    all_ND[rows_N - start], valid_N[rows_N - start] = vectors_ND, True
+    all_ND[kept_N - start], valid_N[kept_N - start] = kept_ND, True
+    return vector_table(all_ND, valid_N=valid_N, start=start), int(valid_N.sum()) - len(kept_N)
 
 
 def _shortened(start: int, stop: int, *, attempt: int, batch: int) -> int:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from infra.errors import Denied, InvalidInput, NotFound
+from infra.errors import BackendUnavailable, InvalidInput, MlplError, NotFound
 from infra.logs import get_logger
 from infra.platform import Platform
 from selection.fleet import frames, originals
+from selection.fleet.originals import Patience
 from selection.pixels import images
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-FIELDS = ("row", "preview_key", "object_key", "object_uri")
+FIELDS = ("row", "digest", "preview_key", "object_key", "object_uri")
 
-_NO_LIMIT = 2**62  # What is in the fleet has passed the limit at ingest.
+_NO_LIMIT = 2**62  # Previews are ours, and copies have passed the limit at ingest.
 _JPEG_BEGIN, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _DEVICE_DECODES = {"JPEG": ("RGB", "L")}
 
@@ -32,6 +34,7 @@ class Source:
     """Where a frame's pixels are."""
 
     row: int
+    digest: str
     preview_key: str
     object_key: str
     object_uri: str | None
@@ -121,6 +124,9 @@ class FrameReader:
         """
         self._platform, self._prepare, self._whole, self._encoded = platform, prepare, whole, encoded
         self._on_unreadable = on_unreadable
+        self._patience = Patience()
+        self._lock = threading.Lock()
+        self._absent: set[int] = set()
 
     def sources(self, *, start: int, stop: int) -> list[Source | None]:
         """Where the frames of rows `[start, stop)` are; None for a row without a record."""
@@ -128,47 +134,100 @@ class FrameReader:
         for one in frames.documents(self._platform.database, start=start, stop=stop, fields=FIELDS):
             found[one["row"] - start] = Source(
                 row=one["row"],
+                digest=one["digest"],
                 preview_key=one["preview_key"],
                 object_key=one["object_key"],
                 object_uri=one.get("object_uri"),
             )
         return found
 
+    def take_absent(self, rows: Sequence[int]) -> list[int]:
+        """Those of the rows of which nothing is there, or not the right file, or not now; each is told once."""
+        with self._lock:
+            found = [row for row in rows if row in self._absent]
+            self._absent.difference_update(found)
+        return found
+
     def read(self, source: Source | None) -> Any:
-        """A model's input, an `EncodedJpeg`, or None where neither preview nor original can be read; that is logged by name."""
+        """A model's input, an `EncodedJpeg`, or None where neither preview nor original can be read.
+
+        Raises:
+            BackendUnavailable: Where the frames are, nothing answers.
+        """
         if source is None:
             return None
         if self._whole:
             return self._from_original(source)
         try:
             return self._input(self._platform.objects.get(source.preview_key), source)
-        except (NotFound, InvalidInput) as exc:
+        except NotFound as exc:
+            if source.object_uri is None:  # One in place may have none yet.
+                log.warning("preview_unreadable", key=source.preview_key, reason=exc.message)
+        except InvalidInput as exc:
             log.warning("preview_unreadable", key=source.preview_key, reason=exc.message)
         return self._from_original(source)
 
+    def read_again(self, source: Source | None) -> Any:
+        """As `read`, of a frame that was not there. Whoever sees one in place again makes its preview, so no lake is asked before that."""
+        in_place = source is not None and source.object_uri is not None
+        if source is None or not in_place or self._whole or self._platform.objects.exists(source.preview_key):
+            return self.read(source)
+        self._note_absent(source, "nobody has seen it")
+        return None
+
     def _from_original(self, source: Source) -> Any:
         objects = self._platform.objects
+        data = self._original(source)
+        if data is None:
+            return None
+        # Perhaps nobody has looked at one in place yet.
+        limit = _NO_LIMIT if source.object_uri is None else self._platform.settings.max_image_pixels
         try:
-            data = originals.read(objects, object_key=source.object_key, object_uri=source.object_uri)
             if self._whole:
-                return self._input(data, source)
-            preview = images.preview(images.open_image(data, max_pixels=_NO_LIMIT).pixels)
+                return self._input(data, source, max_pixels=limit)
+            preview = images.preview(images.open_image(data, max_pixels=limit).pixels)
             objects.put(source.preview_key, preview)
             return self._input(preview, source)
-        except (NotFound, Denied, InvalidInput) as exc:
+        except InvalidInput as exc:
             self._note(source, exc.message)
             return None
 
-    def _input(self, data: bytes, source: Source) -> Any:
-        if self._encoded and device_decodes(data):
+    def _original(self, source: Source) -> bytes | None:
+        try:
+            data = originals.read(self._platform.objects, object_key=source.object_key, object_uri=source.object_uri)
+        except BackendUnavailable as exc:
+            self._patience.try_with(exc)
+            self._note_absent(source, exc.message)
+            return None
+        except InvalidInput as exc:
+            self._note(source, exc.message)
+            return None
+        except MlplError as exc:
+            self._patience.answered()
+            self._note_absent(source, exc.message)
+            return None
+        except (OSError, ValueError) as exc:
+            self._note_absent(source, str(exc))
+            return None
+        self._patience.answered()
+        if source.object_uri is not None:
+            try:
+                originals.check_digest(data, expected=source.digest, uri=source.object_uri)
+            except InvalidInput as exc:
+                self._note_absent(source, exc.message)
+                return None
+        return data
+
+    def _input(self, data: bytes, source: Source, *, max_pixels: int = _NO_LIMIT) -> Any:
+        if self._encoded and device_decodes(data, max_pixels=max_pixels):
             import torch
 
             raw = torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy())
             return EncodedJpeg(data=raw, decode=lambda: self._decoded_late(data, source))
-        return self._decoded(data)
+        return self._decoded(data, max_pixels=max_pixels)
 
-    def _decoded(self, data: bytes) -> Any:
-        return self._prepare(images.open_image(data, max_pixels=_NO_LIMIT, short_side=None).pixels)
+    def _decoded(self, data: bytes, *, max_pixels: int = _NO_LIMIT) -> Any:
+        return self._prepare(images.open_image(data, max_pixels=max_pixels, short_side=None).pixels)
 
     def _decoded_late(self, data: bytes, source: Source) -> Any:
         try:
@@ -177,13 +236,20 @@ class FrameReader:
             self._note(source, exc.message)
             return None
 
+    def _note_absent(self, source: Source, reason: str) -> None:
+        # A whole lake may be away: whoever takes them tells of all in one line.
+        log.debug("frame_absent", row=source.row, key=source.object_key, reason=reason)
+        with self._lock:
+            self._absent.add(source.row)
+        self._on_unreadable(source.object_uri or source.object_key)
+
     def _note(self, source: Source, reason: str) -> None:
         log.warning("frame_unreadable", row=source.row, key=source.object_key, reason=reason)
         self._on_unreadable(source.object_uri or source.object_key)
 
 
-def device_decodes(data: bytes) -> bool:
-    """Whether a GPU's decoder gives what ours would: a whole JPEG in RGB or grey that needs no turning.
+def device_decodes(data: bytes, *, max_pixels: int = _NO_LIMIT) -> bool:
+    """Whether a GPU's decoder gives what ours would: a whole JPEG in RGB or grey that needs no turning and is within the limit.
 
     A decoder in hardware may give grey areas for a file cut short and says nothing of EXIF orientation, so those stay with Pillow.
     """
@@ -196,7 +262,8 @@ def device_decodes(data: bytes) -> bool:
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as header:
             upright = header.getexif().get(0x0112, 1) == 1
-            return upright and header.mode in _DEVICE_DECODES.get(str(header.format), ())
+            small = header.width * header.height <= max_pixels
+            return small and upright and header.mode in _DEVICE_DECODES.get(str(header.format), ())
     except Exception:
         return False  # Broken in whichever way; the decoder that reports it is Pillow's.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Container, Hashable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -24,7 +24,7 @@ from selection.fleet import facets
 from selection.fleet.facets import Histogram
 from selection.fleet.filters import Filter, NearTerm, Term, TimeTerm, ValueTerm, parse_filter
 from selection.fleet.hour import HourOfCapture
-from selection.fleet.loading import BASE_KEYS, NO_TIME_MS, Loader
+from selection.fleet.loading import ATTRIBUTE_PREFIX, BASE_KEYS, NO_TIME_MS, TAKEN, Loader
 from selection.fleet.view import View, in_ranges, view_of
 
 __all__ = ["BASE_KEYS", "NO_TIME_MS", "Columns", "Filter", "Histogram", "Provider", "parse_filter"]
@@ -69,6 +69,7 @@ class Columns:
         self._lock = threading.Lock()
         self._hour = HourOfCapture(self)
         self._providers: list[Provider] = [self._hour]
+        self._taken: frozenset[str] = frozenset()
         self._masks: Recent[NDArray[np.bool_]] = Recent(32)
         self._rows_of: Recent[NDArray[np.int64]] = Recent(8)
         self._counts: Recent[dict[str, int]] = Recent(512)
@@ -87,8 +88,11 @@ class Columns:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Everything of the frames themselves that a filter may name, but the reserved keys."""
-        return self._view.keys
+        """Everything of the frames themselves that a filter may name, but the reserved keys.
+
+        An attribute whose name is a provider's goes by its full name, such as `attributes.label`: the plain one asks the provider.
+        """
+        return tuple(map(self._written, self._view.keys))
 
     @property
     def captured_ms(self) -> NDArray[np.int64]:
@@ -103,6 +107,7 @@ class Columns:
     def provide(self, provider: Provider) -> None:
         """Adds keys that the frames' own records do not hold."""
         self._providers.append(provider)
+        self._taken |= frozenset(provider.provides)
 
     def refresh(self) -> int:
         """Reads the rows that were added since the last time, and those that were changed.
@@ -136,6 +141,15 @@ class Columns:
     def matching(self, where: Filter | str) -> NDArray[np.int64]:
         """The rows that match, ascending; not to be written to."""
         return self._matching_rows(self._view, _parsed(where))
+
+    def key_of(self, term: Term) -> str | None:
+        """Which of `keys` a term looks at; None where that is none of them."""
+        if not isinstance(term, ValueTerm) or term.key == "has":
+            return None
+        if any(term.key in provider.provides for provider in self._providers):
+            return None
+        key = self._view.find(term.key)
+        return None if key is None else self._written(key)
 
     def values(self, name: str) -> tuple[str, ...]:
         """The values a key has in the fleet, in order of appearance; of numbers, in ascending order.
@@ -199,7 +213,7 @@ class Columns:
             InvalidInput: There is no such key.
         """
         view = self._view
-        names = facets.keys_of_values(view) if names is None else names
+        names = [self._written(key) for key in facets.keys_of_values(view)] if names is None else names
         question = None if mask is not None else self._question(view, _parsed(where or ""))
         rows = self._rows_to_count(view, mask=mask, where=_parsed(where or ""))
         found: dict[str, dict[str, int]] = {}
@@ -210,15 +224,16 @@ class Columns:
                 found[name] = self._counts.get((question, name), lambda name=name: self._count(view, name, rows))  # type: ignore[misc]
         return {name: dict(counts) for name, counts in found.items() if counts}
 
-    def histograms(self, where: Filter | str = "") -> dict[str, Histogram]:
-        """How the numbers of the rows that match are spread, for each key that has more than a few different ones."""
+    def histograms(self, where: Filter | str = "", *, names: Container[str] | None = None) -> dict[str, Histogram]:
+        """How the numbers of the rows that match are spread, for each key, or each of `names`, that has more than a few different ones."""
         view, chosen = self._view, _parsed(where)
         found: dict[str, Histogram] = {}
         rows = self._rows_to_count(view, mask=None, where=chosen)
         for key in facets.keys_of_numbers(view):
-            bins = self._bins_of(view, key)
+            name = self._written(key)
+            bins = self._bins_of(view, key) if names is None or name in names else None
             if bins is not None:
-                found[key] = Histogram(edges=bins.edges, counts=tuple(bins.count(rows)))
+                found[name] = Histogram(edges=bins.edges, counts=tuple(bins.count(rows)))
         return found
 
     def value_of(self, name: str, row: int) -> str | None:
@@ -321,8 +336,13 @@ class Columns:
             return timed
         if value == "location":
             return ~np.isnan(view.numbers.get("latitude", np.full(view.rows, np.nan)))
-        key = next((key for key in view.keys if key.casefold() == value), value)
-        return view.having(self._known(view, key), ValueTerm(key=key, values=(), prefixes=("",)))
+        plain = value.removeprefix(ATTRIBUTE_PREFIX)
+        keys = [key for key in view.keys if key.casefold() == value]  # Frames may differ in how they write a key.
+        keys += [key for key in view.keys if plain != value and key.casefold() == plain and key not in TAKEN]
+        found = np.zeros(view.rows, dtype=bool)
+        for key in keys or [self._known(view, value)]:
+            found |= view.having(key, ValueTerm(key=key, values=(), prefixes=("",)))
+        return found
 
     def _numbers(self, view: View, name: str) -> NDArray[np.float64]:
         if name == "captured":
@@ -345,6 +365,10 @@ class Columns:
 
     def _bins_of(self, view: View, key: str) -> Bins | None:
         return self._bins.get((view.version, key), lambda: bins_of(view.numbers[key]))
+
+    def _written(self, key: str) -> str:
+        """How a filter names a column."""
+        return ATTRIBUTE_PREFIX + key if key in self._taken else key
 
     def _known(self, view: View, name: str) -> str:
         """The column behind a name; whoever asks for none is told of the providers' keys too."""

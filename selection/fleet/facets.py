@@ -14,6 +14,8 @@ from selection.fleet.view import View
 MOST_FACET_KEY_VALUES = 200
 MOST_FACET_VALUES = 100
 MOST_FACET_NUMBERS = 20
+PLACE_KEYS = ("latitude", "longitude")
+"""Numbers that a map shows better than a list or a histogram."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +49,7 @@ def keys_of_values(view: View) -> list[str]:
 
 def keys_of_numbers(view: View) -> list[str]:
     """Keys with more than a few different numbers."""
-    return [
-        key for key in view.numbers if key not in ("latitude", "longitude") and (key in TAKEN or not _is_few(view, key))
-    ]
+    return [key for key in view.numbers if key not in PLACE_KEYS and (key in TAKEN or not _is_few(view, key))]
 
 
 def count(codes: NDArray[np.int32], values: tuple[str, ...], rows: NDArray[np.int64] | None) -> dict[str, int]:

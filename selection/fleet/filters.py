@@ -8,10 +8,11 @@ to be far from. Double quotes keep what would be read as a term: `"stop: now"`.
 Everything of the form `key:value` is a filter. Terms are joined by "and"; values after one key, parted by commas, by "or"; a minus in front
 turns a term around. A value with spaces or commas stands in double quotes, a trailing star stands for any ending, and `key:*` means that the
 key is there at all. Values are compared without regard to case. Numbers: `>40`, `>=40`, `<40`, `<=40`, and `30..50` with both ends included;
-either end may be left out. `after:` (from that moment on) and `before:` take ISO 8601 times, UTC where no offset is given; `hour:7..9` asks
-for the hour of the day, in UTC. `near:LATITUDE,LONGITUDE,RADIUS` takes degrees and a distance such as `500m` or `5km`. `has:location`,
-`has:time` and `has:KEY` ask whether something is known at all. What later rooms know of a frame has keys too (`has:label`, `in:BATCH`), see
-`selection.fleet.columns.Provider`.
+either end may be left out. Numbers are kept as doubles: whole ones beyond 2^53 are told apart only as far as those go. `after:` (from that
+moment on) and `before:` take ISO 8601 times, UTC where no offset is given; `hour:7..9` asks for the hour of the day, in UTC.
+`near:LATITUDE,LONGITUDE,RADIUS` takes degrees and a distance such as `500m` or `5km`. `has:location`, `has:time` and `has:KEY` ask whether
+something is known at all. What later rooms know of a frame has keys too (`has:label`, `in:BATCH`), see `selection.fleet.columns.Provider`;
+an attribute of such a name is reached by `attributes.NAME`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 
 from infra.errors import InvalidInput
 from selection.fleet import metadata
@@ -194,6 +196,12 @@ def value_texts(term: ValueTerm) -> list[str]:
     """Each of a term's alternatives as the language writes it."""
     prefixes = [f"{_quoted(prefix)}*" if prefix else "*" for prefix in term.prefixes]
     return [*map(_quoted, term.values), *prefixes, *map(range_text, term.ranges)]
+
+
+@lru_cache(maxsize=10_000)
+def value_text(value: str) -> str:
+    """A value that frames have, as a term that asks for it writes it."""
+    return _quoted(value.casefold())
 
 
 def range_text(span: Range) -> str:

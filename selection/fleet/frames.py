@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, NewType, TypeVar
+from typing import Any, NamedTuple, NewType, TypeVar
 
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument, UpdateOne
 from pymongo.client_session import ClientSession
@@ -122,6 +122,37 @@ class Frame(FrameFacts):
     """
 
     row: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unseen:
+    """Rows `[start, stop)`, of which some were registered in place and nobody has seen their pixels yet.
+
+    Attributes:
+        rows: Those that are left of them, None for all; the originals of what is left could not be read.
+        looked_at: When that was found.
+        reopened_at: When rows were last added, None for never.
+    """
+
+    start: int
+    stop: int
+    rows: tuple[int, ...] | None = None
+    looked_at: datetime | None = None
+    reopened_at: datetime | None = None
+
+    @property
+    def wanted(self) -> Sequence[int]:
+        """The rows to look at."""
+        return range(self.start, self.stop) if self.rows is None else self.rows
+
+
+class Place(NamedTuple):
+    """What the record of a frame says of where it was registered; `uri` is None for a frame that is not in place."""
+
+    site: str | None
+    uri: str | None
+    row: int
+    is_seen: bool
 
 
 def id_of(digest: str) -> FrameId:
@@ -290,13 +321,26 @@ def describe(db: Db, changes: Mapping[FrameId, Mapping[str, Any]], *, now: datet
         database.retrying(lambda: db.frames.bulk_write(updates, ordered=False))
 
 
-def places(db: Db, ids: Iterable[FrameId]) -> dict[FrameId, tuple[str | None, str | None]]:
-    """Site and URI that the records of those of `ids` that exist were registered in place with."""
+def places(db: Db, ids: Iterable[FrameId]) -> dict[FrameId, Place]:
+    """Where those of `ids` that exist were registered."""
+    fields = {"site": 1, "object_uri": 1, "row": 1, "perceptual_hash": 1}
     return {
-        document["_id"]: (document["site"], document.get("object_uri"))
+        document["_id"]: Place(
+            document["site"], document.get("object_uri"), int(document["row"]), "perceptual_hash" in document
+        )
         for batch in batched(dict.fromkeys(ids))
-        for document in db.frames.find({"_id": {"$in": batch}}, {"site": 1, "object_uri": 1})
+        for document in db.frames.find({"_id": {"$in": batch}}, fields)
     }
+
+
+def move(db: Db, uris: Mapping[FrameId, str], *, now: datetime) -> None:
+    """Has the records of frames in place say where their originals are now."""
+    moment = to_the_millisecond(now)
+    changes = [
+        UpdateOne({"_id": one}, {"$set": {"object_uri": uri, "changed_at": moment}}) for one, uri in uris.items()
+    ]
+    if changes:
+        database.retrying(lambda: db.frames.bulk_write(changes, ordered=False))
 
 
 def register(db: Db, facts: Sequence[FrameFacts]) -> set[FrameId]:
@@ -327,15 +371,51 @@ def register(db: Db, facts: Sequence[FrameFacts]) -> set[FrameId]:
 
 def unseen_ranges(db: Db) -> list[tuple[int, int]]:
     """Row ranges `(start, stop)` in which frames were registered in place whose pixels nobody has seen yet, ascending."""
-    return [(int(one["_id"]), int(one["stop"])) for one in db.unseen.find().sort("_id", ASCENDING)]
+    return [(one.start, one.stop) for one in unseen(db)]
 
 
-def note_seen(db: Db, seen: Mapping[FrameId, Mapping[str, Any]], *, start: int, now: datetime) -> None:
-    """Adds what the pixels of frames registered in place said to their records, then strikes the range that begins at `start`."""
+def unseen(db: Db) -> list[Unseen]:
+    """The same with the rows that are left of each."""
+    return [_to_unseen(one) for one in db.unseen.find().sort("_id", ASCENDING)]
+
+
+def unseen_from(db: Db, start: int) -> Unseen | None:
+    """The range that begins at a row, None where there is none any more."""
+    found = db.unseen.find_one({"_id": start})
+    return _to_unseen(found) if found else None
+
+
+def note_seen(
+    db: Db, seen: Mapping[FrameId, Mapping[str, Any]], *, of: Unseen, waiting: Sequence[int] = (), now: datetime
+) -> None:
+    """Adds what the pixels of frames registered in place said to their records, then strikes their range, but for the `waiting` rows.
+
+    A range that rows were added to meanwhile stays as it is.
+    """
     changes = [UpdateOne({"_id": frame_id}, {"$set": {**found, "changed_at": now}}) for frame_id, found in seen.items()]
     if changes:
         database.retrying(lambda: db.frames.bulk_write(changes, ordered=False))
-    database.retrying(lambda: db.unseen.delete_one({"_id": start}))
+    same = {"_id": of.start, "reopened_at": of.reopened_at}
+    if waiting:
+        left = {"$set": {"rows": list(waiting), "looked_at": now}}
+        database.retrying(lambda: db.unseen.update_one(same, left))
+    else:
+        database.retrying(lambda: db.unseen.delete_one(same))
+
+
+def reopen(db: Db, rows: Iterable[int], *, now: datetime) -> None:
+    """Has rows looked at again that were struck from `unseen`."""
+    for some in _near(rows):
+        start, stop = some[0], some[-1] + 1
+        added: Document = {"$max": {"stop": stop}, "$set": {"reopened_at": to_the_millisecond(now)}}
+        listed = {"_id": start, "rows": {"$exists": True}}
+        adding = functools.partial(db.unseen.update_one, listed, added | {"$addToSet": {"rows": {"$each": some}}})
+        if database.retrying(adding).matched_count:
+            continue
+        try:
+            db.unseen.insert_one({"_id": start, "stop": stop, "rows": some, "reopened_at": to_the_millisecond(now)})
+        except DuplicateKeyError:  # All rows of the range that begins there are still to be seen.
+            database.retrying(functools.partial(db.unseen.update_one, {"_id": start}, added))
 
 
 def from_document(document: Mapping[str, Any]) -> Frame:
@@ -380,6 +460,29 @@ def _insert(db: Db, new: Sequence[FrameFacts], session: ClientSession) -> set[Fr
         ranges = [{"_id": start, "stop": min(start + UNSEEN_ROWS, stop)} for start in starts]
         db.unseen.insert_many(ranges, session=session)
     return {one.frame_id for one in new}
+
+
+def _to_unseen(document: Document) -> Unseen:
+    rows = document.get("rows")
+    return Unseen(
+        start=int(document["_id"]),
+        stop=int(document["stop"]),
+        rows=None if rows is None else tuple(sorted(rows)),
+        looked_at=document.get("looked_at"),
+        reopened_at=document.get("reopened_at"),
+    )
+
+
+def _near(rows: Iterable[int]) -> Iterator[list[int]]:
+    """The rows, ascending, in lists that each lie within the length of a range."""
+    some: list[int] = []
+    for row in sorted(set(rows)):
+        if some and row >= some[0] + UNSEEN_ROWS:
+            yield some
+            some = []
+        some.append(row)
+    if some:
+        yield some
 
 
 def _make_counter(db: Db) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ _DEEPEST = 20
 _NUMBERS = (int, float)
 _NESTED = (list, dict)
 _LARGEST_INTEGER = 2**63 - 1
+_ZERO_DATE = re.compile(r"\s*0000\D?00\D?00")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +88,7 @@ def read_entry(entry: Mapping[str, Any]) -> FrameMetadata:
     Raises:
         InvalidInput: What is wrong with it.
     """
-    file = entry.get("file")
-    if not isinstance(file, str) or not file or "\0" in file:
-        raise InvalidInput("`file` is missing")
+    file = file_name(entry.get("file"), key="file")
     attributes = entry.get("attributes") or {}
     if not isinstance(attributes, dict):
         raise InvalidInput("`attributes` is not an object")
@@ -104,6 +104,22 @@ def read_entry(entry: Mapping[str, Any]) -> FrameMetadata:
         location=_location(entry.get("location")),
         attributes=_attributes(unknown | attributes),
     )
+
+
+def file_name(value: Any, *, key: str) -> str:
+    """A value that is the name of a file.
+
+    Raises:
+        InvalidInput: It is none, or holds what no file system can.
+    """
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise InvalidInput(f"`{key}` is missing")
+    if not value.isascii():
+        try:
+            os.fsencode(value)
+        except UnicodeEncodeError as exc:
+            raise InvalidInput(f"`{key}` holds characters that no name can have") from exc
+    return value
 
 
 def parse_moment(text: str) -> datetime:
@@ -127,6 +143,11 @@ def valid_text(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
+def whole(value: Any) -> Any:
+    """A float without a fraction as the integer it was: tables with gaps turn one into the other."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
 
@@ -136,15 +157,19 @@ def _moment(value: Any) -> datetime | None:
         return None
     if not isinstance(value, str):
         raise InvalidInput("`captured_at` is not a text in ISO 8601, such as 2026-03-01T07:30:00Z")
+    if _ZERO_DATE.match(value):
+        return None
     try:
-        return parse_moment(value)
+        moment = parse_moment(value)
     except InvalidInput as exc:
         raise InvalidInput(f"`captured_at`: {exc.message}") from exc
+    return moment if moment.year > 1970 else None  # A clock that was never set begins there.
 
 
 def _text(key: str, value: Any) -> str | None:
     if value is None or value == "":
         return None
+    value = whole(value)
     if not isinstance(value, str) and (isinstance(value, bool) or not isinstance(value, int)):
         raise InvalidInput(f"`{key}` is not a text")
     text = valid_text(str(value))

@@ -3,15 +3,52 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
-from infra.errors import InvalidInput, NotFound
+from infra.database import Db, retrying
+from infra.errors import BackendUnavailable, InvalidInput, MlplError, NotFound
 from infra.lake import local_path
 from infra.objects import ObjectStore
-from selection.fleet.frames import FrameFacts
+from selection.fleet import frames, sightings
+from selection.fleet.frames import FrameFacts, FrameId, Place
+from selection.fleet.sightings import Sighting
 from selection.pixels import images
 
+UNANSWERED_IN_A_ROW = 16
+"""As many files that cannot be read now, and none between them that can, are no longer a matter of these files."""
+
+_SAMPLED = 8
 _NO_LIMIT = 2**62  # What is in the fleet has passed the limit, or is checked when its pixels are first seen.
+
+
+class Patience:
+    """Tells files that cannot be read now from a bucket or disk that does not answer at all. Safe to share between threads."""
+
+    def __init__(self, *, limit: int = UNANSWERED_IN_A_ROW) -> None:
+        """Nothing went wrong yet."""
+        self._limit, self._in_a_row = limit, 0
+        self._lock = threading.Lock()
+
+    def answered(self) -> None:
+        """A file was read, or it was said why it cannot be."""
+        self._in_a_row = 0
+
+    def try_with(self, exc: BackendUnavailable) -> None:
+        """Lets one failure pass.
+
+        Raises:
+            BackendUnavailable: It was one too many in a row.
+        """
+        with self._lock:
+            self._in_a_row += 1
+            if self._in_a_row >= self._limit:
+                raise exc
 
 
 def read(objects: ObjectStore, *, object_key: str, object_uri: str | None) -> bytes:
@@ -20,13 +57,14 @@ def read(objects: ObjectStore, *, object_key: str, object_uri: str | None) -> by
     Raises:
         NotFound: They are gone.
         Denied, BackendUnavailable: They cannot be read, or not now.
+        InvalidInput: What is there is no file, and never was.
     """
     if object_uri is None:
         return objects.get(object_key)
     try:
         return objects.get(object_key)  # A copy was made when the frame was pinned.
     except NotFound:
-        return objects.lake.read(object_uri)
+        return _in_lake(objects, object_uri)
 
 
 def path(objects: ObjectStore, frame: FrameFacts) -> Path | None:
@@ -48,38 +86,58 @@ def pin(objects: ObjectStore, frame: FrameFacts) -> str:
         InvalidInput: It is not the file any more that was registered.
     """
     if frame.object_uri is not None and not objects.exists(frame.object_key):
-        data = objects.lake.read(frame.object_uri)
+        data = _in_lake(objects, frame.object_uri)
         check_digest(data, expected=frame.digest, uri=frame.object_uri)
         objects.put(frame.object_key, data)
     return frame.object_key
 
 
 def preview(
-    objects: ObjectStore, *, preview_key: str, object_key: str, object_uri: str | None, max_pixels: int = _NO_LIMIT
+    objects: ObjectStore,
+    *,
+    preview_key: str,
+    object_key: str,
+    object_uri: str | None,
+    max_pixels: int = _NO_LIMIT,
+    digest: str | None = None,
 ) -> bytes:
     """The preview's JPEG, made from the original where it is not there yet; errors as `make_preview`."""
     try:
         return objects.get(preview_key)
     except NotFound:
         return make_preview(
-            objects, preview_key=preview_key, object_key=object_key, object_uri=object_uri, max_pixels=max_pixels
+            objects,
+            preview_key=preview_key,
+            object_key=object_key,
+            object_uri=object_uri,
+            max_pixels=max_pixels,
+            digest=digest,
         )
 
 
 def make_preview(
-    objects: ObjectStore, *, preview_key: str, object_key: str, object_uri: str | None, max_pixels: int = _NO_LIMIT
+    objects: ObjectStore,
+    *,
+    preview_key: str,
+    object_key: str,
+    object_uri: str | None,
+    max_pixels: int = _NO_LIMIT,
+    digest: str | None = None,
 ) -> bytes:
     """Makes the preview's JPEG from the original, keeps and returns it.
 
     Args:
         max_pixels: Nobody has checked the size of an original in place yet, so whoever meets it first should give the limit.
+        digest: The frame's, for the same reason: another file may lie in the original's place by now.
 
     Raises:
         NotFound: The original is gone.
-        InvalidInput: The original cannot be decoded, or is larger than `max_pixels`.
+        InvalidInput: The original cannot be decoded, is larger than `max_pixels`, or is another file than the one with this digest.
         Denied, BackendUnavailable: The original cannot be read, or not now.
     """
     data = read(objects, object_key=object_key, object_uri=object_uri)
+    if digest is not None:
+        check_digest(data, expected=digest, uri=object_uri or object_key)
     made = images.preview(images.open_image(data, max_pixels=max_pixels).pixels)
     objects.put(preview_key, made)
     return made
@@ -94,3 +152,80 @@ def check_digest(data: bytes, *, expected: str, uri: str) -> None:
     actual = hashlib.sha256(data).hexdigest()
     if actual != expected:
         raise InvalidInput(f"{uri} has the digest {actual}, but {expected} was announced", uri=uri)
+
+
+def follow(
+    db: Db, objects: ObjectStore, finds: Sequence[Sighting], *, places: Mapping[FrameId, Place], now: datetime
+) -> None:
+    """Leads the records of frames in place to their originals again, now that these were found.
+
+    Where the original is gone from the place in the record, the record takes the new place, and the old one becomes a sighting. Those
+    that nobody could see at the old place are to be looked at again.
+
+    Args:
+        finds: Where frames of the fleet were found.
+        places: What their records say, at least of those in place.
+        now: UTC.
+    """
+    here = {one.frame_id: one.uri for one in finds if one.frame_id in places and places[one.frame_id].uri is not None}
+    waiting = _struck(db, {one: places[one].row for one in here if not places[one].is_seen})
+    elsewhere = {one: uri for one, uri in here.items() if uri != places[one].uri}
+    lost = _gone(objects, {str(places[one].uri) for one in elsewhere})
+    moved = {
+        one: uri
+        for one, uri in elsewhere.items()
+        if (one in waiting or places[one].uri in lost) and not _gone(objects, [uri])
+    }
+    if moved:
+        known = frames.get_many(db, moved)
+        before = [
+            Sighting(frame_id=one.frame_id, site=one.site, uri=one.object_uri or "", seen_at=one.ingested_at)
+            for one in known.values()
+        ]
+        retrying(lambda: sightings.add(db, before))
+        frames.move(db, moved, now=now)
+    frames.reopen(db, waiting.values(), now=now)
+
+
+def _in_lake(objects: ObjectStore, uri: str) -> bytes:
+    path = local_path(uri)
+    with suppress(OSError, ValueError):  # Whatever is wrong with the path, reading says it better.
+        if path is not None and not stat.S_ISREG(os.stat(path).st_mode):
+            raise InvalidInput(f"{uri[:200]} is not a file", uri=uri)  # A pipe would be waited for.
+    return objects.lake.read(uri)
+
+
+def _struck(db: Db, rows: Mapping[FrameId, int]) -> dict[FrameId, int]:
+    """Those of frames nobody has seen that nobody would look at any more either."""
+    if not rows:
+        return {}
+    first, last = min(rows.values()), max(rows.values())
+    awaited = {row for one in frames.unseen(db) if one.start <= last and first < one.stop for row in one.wanted}
+    return {one: row for one, row in rows.items() if row not in awaited}
+
+
+def _gone(objects: ObjectStore, uris: Collection[str]) -> set[str]:
+    """Those behind which nothing is. Of objects in buckets a few are asked for: with one of them, all are gone."""
+    far = [uri for uri in uris if not uri.startswith("file://")]
+    gone = {uri for uri in uris if uri.startswith("file://") and not _is_file(uri)}
+    if any(_is_gone(objects, uri) for uri in far[:: -(-len(far) // _SAMPLED) or 1]):
+        gone.update(far)
+    return gone
+
+
+def _is_file(uri: str) -> bool:
+    try:
+        path = local_path(uri)
+        return path is not None and path.is_file()
+    except (InvalidInput, OSError, ValueError):
+        return False
+
+
+def _is_gone(objects: ObjectStore, uri: str) -> bool:
+    try:
+        objects.lake.read(uri)
+    except NotFound:
+        return True
+    except MlplError:
+        return False
+    return False

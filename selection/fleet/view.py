@@ -14,7 +14,7 @@ from infra.errors import InvalidInput
 from selection.columnar import distance
 from selection.columnar.recent import Recent
 from selection.fleet import filters, loading
-from selection.fleet.filters import NearTerm, Range, TimeTerm, ValueTerm
+from selection.fleet.filters import RESERVED_KEYS, NearTerm, Range, TimeTerm, ValueTerm
 from selection.fleet.loading import ATTRIBUTE_PREFIX, NO_TIME_MS, TAKEN, Loaded, to_ms
 
 _KEYS_TOLD = 12
@@ -46,15 +46,8 @@ class View:
     too_varied: frozenset[str]
     _coded: Recent[tuple[NDArray[np.int32], tuple[str, ...]]] = field(default_factory=lambda: Recent(64), repr=False)
 
-    def known(self, name: str, *, provided: Iterable[str] = ()) -> str:
-        """The key of the column behind a name; an attribute may be given with or without `attributes.` in front.
-
-        Args:
-            name: What was asked for.
-            provided: Keys that others answer for, to name when there is no such key.
-        Raises:
-            InvalidInput: There is no such key.
-        """
+    def find(self, name: str) -> str | None:
+        """The key of the column behind a name, None without; an attribute may be given with or without `attributes.` in front."""
         plain = name.removeprefix(ATTRIBUTE_PREFIX)
         full = ATTRIBUTE_PREFIX + plain
         for key in (full,) if plain != name else (name, full):
@@ -63,11 +56,31 @@ class View:
         # A base key's namesake among the attributes has its full name as column, all others their plain one.
         if plain != name and (plain in self.codes or plain in self.numbers) and plain not in TAKEN:
             return plain
-        if plain in self.too_varied or full in self.too_varied:
+        return None
+
+    def known(self, name: str, *, provided: Iterable[str] = ()) -> str:
+        """The key of the column behind a name, as `find` does.
+
+        Args:
+            name: What was asked for.
+            provided: Keys that others answer for, to name when there is no such key.
+        Raises:
+            InvalidInput: There is no such key.
+        """
+        if (key := self.find(name)) is not None:
+            return key
+        plain = name.removeprefix(ATTRIBUTE_PREFIX)
+        if plain in self.too_varied or ATTRIBUTE_PREFIX + plain in self.too_varied:
             raise InvalidInput(
                 f"{name!r} has more than {loading.MOST_VALUES} different values and cannot be filtered by"
             )
-        known = [*sorted(self.keys), *sorted(set(provided).difference(self.keys))]
+        terms = set(provided)
+        if (term := name.partition(":")[0]) in terms | RESERVED_KEYS:
+            raise InvalidInput(
+                f"{term!r} is a search term, not a column: filters take it, but frames have no values of it to group or count by",
+                key=name,
+            )
+        known = [*sorted(self.keys), *sorted(terms.difference(self.keys))]
         near = difflib.get_close_matches(plain, known, n=3)
         some = ", ".join(known[:_KEYS_TOLD]) + (
             f" and {len(known) - _KEYS_TOLD} more" if len(known) > _KEYS_TOLD else ""
@@ -107,7 +120,7 @@ class View:
         """Which rows have one of a term's values or prefixes under a key, shape (rows,).
 
         Raises:
-            InvalidInput: A prefix is asked of numbers that are too many different ones.
+            InvalidInput: A prefix is asked of numbers that are too many different ones, or a number that no column can hold.
         """
         found = np.zeros(self.rows, dtype=bool)
         if key in self.codes and (term.values or term.prefixes):
@@ -122,6 +135,10 @@ class View:
             numbers = self.numbers[key]
             for value in term.values:
                 if not math.isnan(number := _as_number(value)):
+                    if _is_rounded(value, number) and value not in self.values.get(key, ()):
+                        raise InvalidInput(
+                            f"{key}: whole numbers beyond 2^53 are kept rounded, {value} as {int(number)}; ask for that or a range"
+                        )
                     found |= numbers == number
             if "" in term.prefixes:
                 found |= ~np.isnan(numbers)
@@ -172,10 +189,13 @@ class View:
                 f"{key!r} has more than {loading.MOST_VALUES} different numbers; ask for a range, {key}:LOW..HIGH"
             )
         codes = self.codes[key].copy() if key in self.codes else np.full(self.rows, -1, dtype=np.int32)
-        texts = self.values.get(key, ())
-        codes[is_number] = places + len(texts)
+        # A number written like a text of other rows has that text's code: one value, however a row keeps it.
+        known = {text: code for code, text in enumerate(self.values.get(key, ()))}
+        written = [filters.number_text(number) for number in distinct.tolist()]
+        table = np.array([known.setdefault(text, len(known)) for text in written], dtype=np.int32)
+        codes[is_number] = table[places]
         codes.flags.writeable = False
-        return codes, (*texts, *map(filters.number_text, distinct.tolist()))
+        return codes, tuple(known)
 
 
 def view_of(growing: Loaded, *, version: int) -> View:
@@ -206,6 +226,11 @@ def in_ranges(numbers: NDArray[np.float64], ranges: Sequence[Range]) -> NDArray[
         below = numbers < span.high if span.high_open else numbers <= span.high
         found |= above & below
     return found
+
+
+def _is_rounded(text: str, number: float) -> bool:
+    """Whether a text is a whole number that no double is equal to."""
+    return text.lstrip("+-").isdecimal() and int(text) != int(number)
 
 
 def _as_number(text: str) -> float:

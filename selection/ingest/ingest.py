@@ -14,6 +14,7 @@ from pathlib import Path
 from infra.errors import BackendUnavailable, Denied, InvalidInput, MlplError, NotFound
 from infra.logs import get_logger
 from infra.platform import Platform
+from selection.fleet.metadata import valid_text
 from selection.ingest import intake, registration, rejects
 from selection.ingest.intake import Means, Recorder
 from selection.ingest.rejects import Reject
@@ -80,7 +81,7 @@ def ingest(
             Sources of different kinds and sites are read at once.
         in_place: Leave the originals where they are. Manifest lines that carry their digest are registered without reading a byte.
         site: Where the images come from, for those whose source or metadata does not say.
-        metadata: A metadata list to use instead of those beside the images.
+        metadata: A metadata list to use instead of those beside the images; for folders, globs and images only.
         max_mbps: Read at most so many megabits a second, from all sources together.
         video: How frames are taken from videos.
         tracks: Where the vehicles were.
@@ -128,6 +129,9 @@ def ingest(
 
 def _opened(means: Means, kinds: opening.Kinds, metadata: Path | None, *, is_counted: bool) -> list[_Stream]:
     """All sources; whatever does not exist on this machine is found here."""
+    if metadata is not None:
+        for one in (*kinds.archives, *kinds.prefixes, *kinds.manifests):
+            raise InvalidInput(f"--metadata is for folders and images, not for {one.given}; ingest that without it")
     platform = means.platform
     streams = []
     for site, given in kinds.others.items():
@@ -175,7 +179,7 @@ def _items(
     except (NotFound, Denied, BackendUnavailable, InvalidInput) as exc:
         failures.append(exc)
         if not is_only:
-            means.tally.failed.append(stream.given)
+            means.tally.failed.append(valid_text(stream.given))
             yield rejects.refused(stream.given, exc)
     stream.meter.finished = True
 

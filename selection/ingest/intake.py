@@ -9,21 +9,24 @@ archives and videos, and read, so that no core waits.
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from infra.database import retrying
-from infra.errors import Denied, InvalidInput, NotFound
+from infra.errors import BackendUnavailable, Denied, InvalidInput, NotFound
 from infra.platform import Platform
-from selection.fleet import frames, sightings
+from selection.fleet import frames, originals, sightings
 from selection.fleet.frames import Frame, FrameFacts, FrameId
 from selection.fleet.metadata import FrameMetadata
+from selection.fleet.originals import Patience
 from selection.fleet.sightings import Sighting
 from selection.ingest import rejects
 from selection.ingest.rejects import Reject
@@ -80,6 +83,7 @@ class Means:
         pool: Reads, decodes and writes files.
         recorder: Writes records.
         report: Called with the number of items that are done.
+        patience: With files that cannot be read now.
     """
 
     platform: Platform
@@ -90,6 +94,7 @@ class Means:
     tally: Tally
     joiner: Joiner
     report: Callable[[int], None]
+    patience: Patience = field(default_factory=Patience)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,14 +141,14 @@ def take_in(means: Means, batch: Sequence[SourceFile | Reject]) -> None:
     files = [item for item in batch if isinstance(item, SourceFile)]
     bad = [item for item in batch if isinstance(item, Reject)]
 
-    looked_at = list(means.pool.map(lambda file: _read(means.platform, file, throttle=means.throttle), files))
+    looked_at = list(means.pool.map(partial(_read, means), files))
     others = [file for file, result in zip(files, looked_at, strict=True) if result is None]
     read = _split((result for result in looked_at if result is not None), bad)
     del looked_at
     ids = [one.frame_id for one in read]
     means.recorder.settle(ids)  # The same image again, a batch later, is known by then.
     present = retrying(lambda: frames.known(means.platform.database, ids))
-    repaired = _repair(means.platform, {one.frame_id: one for one in read if one.frame_id in present}, pool=means.pool)
+    repaired = _repair(means, {one.frame_id: one for one in read if one.frame_id in present})
     unseen: dict[FrameId, _Read] = {}
     for one in read:
         if one.frame_id not in present:
@@ -174,6 +179,12 @@ def _record(means: Means, looked: _Looked) -> None:
     finds = [
         Sighting(frame_id=one.frame_id, site=one.file.said.site, uri=one.file.uri, seen_at=now) for one in accepted
     ]
+    if present:
+        places = retrying(lambda: frames.places(db, present))
+        # What was taken out of an archive or video cannot be read again from its address.
+        lasting = [find for find, one in zip(finds, accepted, strict=True) if one.file.container is None]
+        originals.follow(db, means.platform.objects, lasting, places=places, now=now)
+        finds = [one for one in finds if (one.site, one.uri) != places.get(one.frame_id, ())[:2]]
     sightings_added = retrying(lambda: sightings.add(db, finds))
     again = {one.frame_id: one.file.track for one in accepted if one.frame_id in present}
     means.joiner.update(db, again, known=present, now=now)
@@ -224,20 +235,27 @@ def _split(results: Iterable[T | Reject], rejects: list[Reject]) -> list[T]:
     return good
 
 
-def _read(platform: Platform, file: SourceFile, *, throttle: Throttle) -> _Read | Reject | None:
+def _read(means: Means, file: SourceFile) -> _Read | Reject | None:
     """None for what evidently is no image and was not named as one."""
-    if file.size_bytes > LARGEST_FILE_BYTES:
+    try:
+        data = _bytes_of(means.platform, file, throttle=means.throttle)
+    except _TooLarge:
         if file.is_other:
             return None
         return Reject(source=file.shown, reason=f"the file is larger than {LARGEST_FILE_BYTES >> 20} MiB")
-    try:
-        data = file.data if file.data is not None else _bytes_of(platform, file, throttle=throttle)
     except FileNotFoundError:
         return Reject(source=file.shown, reason="the file is not there", kind="missing")
     except OSError as exc:
         return Reject(source=file.shown, reason=f"cannot be read: {exc.strerror}")
-    except (NotFound, Denied) as exc:
+    except ValueError as exc:
+        return Reject(source=file.shown, reason=f"cannot be read: {exc}")
+    except BackendUnavailable as exc:
+        means.patience.try_with(exc)
         return rejects.refused(file.shown, exc)
+    except (NotFound, Denied, InvalidInput) as exc:
+        means.patience.answered()
+        return rejects.refused(file.shown, exc)
+    means.patience.answered()
     if file.is_other and not images.may_be_image(data):
         return None
     if not data:
@@ -249,11 +267,31 @@ def _read(platform: Platform, file: SourceFile, *, throttle: Throttle) -> _Read 
     return _Read(file=file, data=data, digest=digest)
 
 
+class _TooLarge(Exception):
+    """A file that nobody should have in memory."""
+
+
 def _bytes_of(platform: Platform, file: SourceFile, *, throttle: Throttle) -> bytes:
+    """The content of a file that is no larger than allowed, whatever a list says of its size."""
+    far = file.path.startswith("s3://")
+    size_bytes = file.size_bytes if file.data is not None or far else _size(file.path)
+    if max(size_bytes, file.size_bytes) > LARGEST_FILE_BYTES:
+        raise _TooLarge
+    if file.data is not None:
+        return file.data
     throttle.take(file.size_bytes)
-    data = platform.objects.lake.read(file.path) if file.path.startswith("s3://") else Path(file.path).read_bytes()
+    lake = platform.objects.lake
+    data = lake.read(file.path, max_bytes=LARGEST_FILE_BYTES) if far else Path(file.path).read_bytes()
     throttle.take(max(0, len(data) - file.size_bytes))  # A list may say nothing of the size, and a file may have grown.
     return data
+
+
+def _size(path: str) -> int:
+    """In bytes; opening a pipe or device would wait for ever."""
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise InvalidInput("it is not a file")
+    return found.st_size
 
 
 def _store(platform: Platform, one: _Read, *, now: datetime, in_place: bool) -> FrameFacts | Reject:
@@ -295,12 +333,16 @@ def _store(platform: Platform, one: _Read, *, now: datetime, in_place: bool) -> 
     )
 
 
-def _repair(platform: Platform, present: Mapping[FrameId, _Read], *, pool: ThreadPoolExecutor) -> int:
-    """Puts the files of known frames back where the object store has lost them or cut them short; returns how many."""
+def _repair(means: Means, present: Mapping[FrameId, _Read]) -> int:
+    """Puts the files of known frames back where the object store has lost them or cut them short; returns how many.
+
+    Those of frames in place are copied, unless this ingest leaves files where they are.
+    """
+    platform = means.platform
 
     def put_back(frame: Frame) -> bool:
-        if frame.object_uri is not None:
-            return False  # Registered in place: nothing of it was ever here.
+        if frame.object_uri is not None and means.in_place:
+            return False
         data = present[frame.frame_id].data
         try:
             whole = platform.objects.size(frame.object_key) == len(data)
@@ -308,10 +350,10 @@ def _repair(platform: Platform, present: Mapping[FrameId, _Read], *, pool: Threa
             whole = False
         if not whole:
             platform.objects.put(frame.object_key, data)
-        return not whole
+        return not whole and frame.object_uri is None
 
     known = retrying(lambda: frames.get_many(platform.database, list(present)))
-    return sum(pool.map(put_back, known.values()))
+    return sum(means.pool.map(put_back, known.values()))
 
 
 def _differs(said: FrameMetadata, stored: Mapping[str, Any]) -> bool:

@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from infra import leases
-from infra.errors import Denied, InvalidInput, NotFound
+from infra.errors import BackendUnavailable, InvalidInput, MlplError
 from infra.logs import get_logger
 from infra.platform import Platform
 from selection.fleet import frames, originals
-from selection.fleet.frames import Frame
+from selection.fleet.frames import Frame, FrameId
+from selection.fleet.originals import Patience
 from selection.ingest import rejects
 from selection.ingest.rejects import Reject
 from selection.pixels import images, statistics
@@ -28,67 +29,136 @@ class Seen:
 
     Attributes:
         frames: Frames that have preview and statistics now.
-        broken: Frames whose original is gone, is not what was announced, or cannot be decoded; they are in the rejects list.
+        broken: Frames whose original is not what was announced or cannot be decoded; they are in the rejects list.
+        waiting: Frames whose original is not there or cannot be read now; they are in that list too, and the next call takes them.
     """
 
     frames: int
     broken: int
+    waiting: int
 
 
-def see_missing(platform: Platform, *, progress: Callable[[int, int], None] | None = None) -> Seen:
+@dataclass(frozen=True, kw_only=True)
+class _Refused:
+    """A frame that could not be seen; `may_come` when that may change by itself."""
+
+    frame: Frame
+    reject: Reject
+    may_come: bool
+
+
+def see_missing(
+    platform: Platform,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    tried_before: datetime | None = None,
+) -> Seen:
     """Reads the originals of all rows that nobody has seen yet, range by range, and adds what they say to the records.
 
-    Ranges that another process is at are left to it. A killed call loses at most the range it was at.
+    Ranges that another process is at are left to it. A killed call loses at most the range it was at. Of originals that cannot be read,
+    the rows stay, and only those: a lake may be away for an hour.
+
+    Args:
+        platform: Where the frames are.
+        progress: Called with rows done and rows to do.
+        tried_before: Leave out rows whose originals could not be read after this moment; for whoever calls again and again.
 
     Raises:
         BackendUnavailable: A bucket does not answer; what is missing stays missing for the next call.
     """
     db = platform.database
-    ranges = frames.unseen_ranges(db)
-    total = sum(stop - start for start, stop in ranges)
-    done = good = bad = 0
+    ranges = [
+        one
+        for one in frames.unseen(db)
+        if tried_before is None or one.looked_at is None or one.looked_at < tried_before
+    ]
+    total = sum(len(one.wanted) for one in ranges)
+    done, seen = 0, Seen(frames=0, broken=0, waiting=0)
+    patience = Patience()
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="see") as pool:
-        for start, stop in ranges:
-            with leases.try_hold(db, f"see/{start}") as lease:
-                if lease is not None and (start, stop) in frames.unseen_ranges(db):
-                    pending = [
-                        frame
-                        for frame in frames.by_rows(db, range(start, stop))
-                        if frame.object_uri is not None and frame.perceptual_hash is None
-                    ]
-                    now = frames.to_the_millisecond(datetime.now(UTC))
-                    outcomes = list(zip(pending, pool.map(lambda one: _see(platform, one), pending), strict=True))
-                    seen = {frame.frame_id: found for frame, found in outcomes if isinstance(found, dict)}
-                    refused = [found for _, found in outcomes if isinstance(found, Reject)]
-                    resolved = [frame.object_uri or "" for frame, found in outcomes if isinstance(found, dict)]
-                    rejects.keep_rejects(db, refused, resolved=resolved, now=now)
-                    lease.check()
-                    frames.note_seen(db, seen, start=start, now=now)
-                    good, bad = good + len(seen), bad + len(refused)
-            done += stop - start
+        for one in ranges:
+            with leases.try_hold(db, f"see/{one.start}") as lease:
+                if lease is not None:
+                    found = _see_range(platform, one.start, pool=pool, patience=patience, lease=lease)
+                    seen = Seen(
+                        frames=seen.frames + found.frames,
+                        broken=seen.broken + found.broken,
+                        waiting=seen.waiting + found.waiting,
+                    )
+            done += len(one.wanted)
             if progress is not None:
                 progress(done, total)
-    if good or bad:
-        _log.info("frames_seen", frames=good, broken=bad)
-    return Seen(frames=good, broken=bad)
+    if seen.frames or seen.broken:
+        _log.info("frames_seen", frames=seen.frames, broken=seen.broken)
+    if seen.waiting:
+        _log.warning("originals_missing", frames=seen.waiting, what_next="they are looked for again next time")
+    return seen
 
 
-def _see(platform: Platform, frame: Frame) -> dict[str, Any] | Reject:
+def _see_range(
+    platform: Platform, start: int, *, pool: ThreadPoolExecutor, patience: Patience, lease: leases.Lease
+) -> Seen:
+    """What is left of the range that begins at a row, now that it is ours."""
+    db = platform.database
+    left = frames.unseen_from(db, start)
+    if left is None:
+        return Seen(frames=0, broken=0, waiting=0)
+    pending = [
+        frame
+        for frame in frames.by_rows(db, left.wanted)
+        if frame.object_uri is not None and frame.perceptual_hash is None
+    ]
+    outcomes = list(pool.map(lambda frame: _see(platform, frame, patience=patience), pending))
+    # After all is read: whoever follows changes by their time would not look so far back.
+    now = frames.to_the_millisecond(datetime.now(UTC))
+    seen: dict[FrameId, dict[str, Any]] = {}
+    refused: list[_Refused] = []
+    for frame, outcome in zip(pending, outcomes, strict=True):
+        if isinstance(outcome, _Refused):
+            refused.append(outcome)
+        else:
+            seen[frame.frame_id] = outcome
+    resolved = [frame.object_uri or "" for frame in pending if frame.frame_id in seen]
+    rejects.keep_rejects(db, [one.reject for one in refused], resolved=resolved, now=now)
+    lease.check()
+    waiting = [one.frame.row for one in refused if one.may_come]
+    frames.note_seen(db, seen, of=left, waiting=waiting, now=now)
+    return Seen(frames=len(seen), broken=len(refused) - len(waiting), waiting=len(waiting))
+
+
+def _see(platform: Platform, frame: Frame, *, patience: Patience) -> dict[str, Any] | _Refused:
     """Makes the preview and returns what the record lacks."""
     uri = frame.object_uri or ""
     try:
         data = originals.read(platform.objects, object_key=frame.object_key, object_uri=uri)
+    except BackendUnavailable as exc:
+        patience.try_with(exc)
+        return _Refused(frame=frame, reject=rejects.refused(uri, exc), may_come=True)
+    except MlplError as exc:
+        patience.answered()
+        return _Refused(frame=frame, reject=rejects.refused(uri, exc), may_come=not isinstance(exc, InvalidInput))
+    except (OSError, ValueError) as exc:
+        reject = Reject(source=uri, reason=f"cannot be read: {exc}")
+        return _Refused(frame=frame, reject=reject, may_come=True)
+    patience.answered()
+    try:
         originals.check_digest(data, expected=frame.digest, uri=uri)
         image = images.open_image(data, max_pixels=platform.settings.max_image_pixels)
         small = images.shrink(image.pixels)
         preview = images.encode_preview(small)
-    except (NotFound, Denied, InvalidInput) as exc:
-        return rejects.refused(uri, exc)
+    except InvalidInput as exc:
+        return _Refused(frame=frame, reject=rejects.refused(uri, exc), may_come=False)
     platform.objects.put(frame.preview_key, preview)
-    return {
+    found = {
         **statistics.measure(small).as_fields(),
         "width": image.width,
         "height": image.height,
         "format": image.format,
         "size_bytes": len(data),
     }
+    # What the list said of time and place stays.
+    if frame.captured_at is None and image.captured_at is not None:
+        found["captured_at"] = image.captured_at
+    if frame.location is None and image.location is not None:
+        found["location"] = list(image.location)
+    return found

@@ -14,7 +14,7 @@ from infra.database import retrying
 from infra.errors import InvalidInput
 from infra.lake import local_path
 from infra.platform import Platform
-from selection.fleet import frames, sightings
+from selection.fleet import frames, originals, sightings
 from selection.fleet.frames import FrameFacts
 from selection.fleet.sightings import Sighting
 from selection.ingest.intake import Means
@@ -114,7 +114,8 @@ def register(platform: Platform, facts: Sequence[FrameFacts], *, joiner: Joiner)
             )
     if finds:
         places = retrying(lambda: frames.places(db, [one.frame_id for one in finds]))
-        finds = [one for one in finds if places.get(one.frame_id) != (one.site, one.uri)]
+        originals.follow(db, platform.objects, finds, places=places, now=now)
+        finds = [one for one in finds if (one.site, one.uri) != places.get(one.frame_id, ())[:2]]
     return Registered(
         added=len(added),
         already_present=len(facts) - len(added),

@@ -13,6 +13,7 @@ from pymongo.errors import BulkWriteError
 
 from infra.database import Db, is_only_duplicates, retrying
 from infra.errors import MlplError, NotFound
+from selection.fleet import metadata
 
 INDEXES: dict[str, list[IndexModel]] = {"rejects": [IndexModel([("seen_at", DESCENDING)])]}
 
@@ -32,6 +33,11 @@ class Reject:
     source: str
     reason: str
     kind: Kind = "broken"
+
+    def __post_init__(self) -> None:
+        """Makes both texts such as can be stored and printed: they may hold names of files that are no UTF-8."""
+        object.__setattr__(self, "source", metadata.valid_text(self.source))
+        object.__setattr__(self, "reason", metadata.valid_text(self.reason))
 
 
 def refused(source: str, exc: MlplError) -> Reject:

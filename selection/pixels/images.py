@@ -4,7 +4,7 @@ What becomes of special images, here and in training alike (`training.job.images
 
 - of several pictures in one file (animation, multi-picture JPEG, pages), the first is the frame;
 - transparency is dropped, the colours under it count;
-- sixteen bits a channel are scaled to eight; CMYK becomes RGB, colour profiles are not applied;
+- sixteen bits a channel are scaled to eight, and so are floating-point numbers from 0 to 1; CMYK becomes RGB, colour profiles are not applied;
 - the suffix of the file does not matter, nor does what follows the end of the image.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import warnings
 from dataclasses import dataclass
 from datetime import datetime
@@ -70,6 +71,8 @@ _WHOLE_FILE = 2**30
 _GREY = {127, 128}  # The levels of pixels that libjpeg has no data for.
 _OTHER_BYTES = b"\x55" * 4096 + b"".join(b"\xff%c" % (0xD0 + i % 8) + b"\x55" * 64 for i in range(64)) + b"\xff\xd9"
 """Entropy-coded nonsense, then the same behind restart markers of all numbers, then the end."""
+_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")  # Not those that stand within entropy-coded data.
+_WITHOUT_LENGTH = (b"\x01", b"\xd8")
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _AVIF_BRANDS = {b"avif", b"avis"}
 _UNMISTAKABLE = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8")
@@ -122,7 +125,7 @@ def open_image(data: bytes, *, max_pixels: int, short_side: int | None = PREVIEW
     image_format = str(image.format)
     try:
         size = _decode(image, short_side=short_side if image_format in ("JPEG", "MPO") else None)
-        if image_format == "JPEG":
+        if image_format in ("JPEG", "MPO"):
             _check_to_the_end(image, data, short_side=short_side)
         written = _exif(image)
         orientation = _orientation(image)
@@ -219,13 +222,24 @@ def _check_to_the_end(image: ImageFile, data: bytes, *, short_side: int | None) 
     """
     last = image.getpixel((image.width - 1, image.height - 1))
     levels = set(last) if isinstance(last, tuple) else {last}
-    end = data.rfind(b"\xff\xd9")
-    if end < 0 or not levels <= _GREY:
+    if not levels <= _GREY or (end := _end_of_picture(data)) < 0:
         return
     again = Image.open(io.BytesIO(data[:end] + _OTHER_BYTES), formats=("JPEG",))
     _decode(again, short_side=short_side)
     if again.tobytes() != image.tobytes():
         raise ValueError("fewer pixels than its header says")
+
+
+def _end_of_picture(data: bytes) -> int:
+    """Where the first picture of a JPEG ends, -1 where it does not; the thumbnail in its EXIF and what follows it have ends of their own."""
+    at = 2
+    while found := _MARKER.search(data, at):
+        if found[1] == b"\xd9":
+            return len(data[: found.start()].rstrip(b"\xff"))  # Markers may have fill bytes before them.
+        at = found.end()
+        if found[1] not in _WITHOUT_LENGTH:
+            at += int.from_bytes(data[at : at + 2], "big")
+    return data.rfind(b"\xff\xd9")  # A length was wrong.
 
 
 def _exif(image: Image.Image) -> Image.Exif | None:
@@ -259,7 +273,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         values = np.nan_to_num(np.asarray(image, dtype=np.float64))
         top = values.max(initial=0.0)
-        depth = 255.0 if top <= 255.0 else 65535.0 if top <= 65535.0 else top
+        unit = image.mode == "F" and top <= 1.0
+        depth = 1.0 if unit else 255.0 if top <= 255.0 else 65535.0 if top <= 65535.0 else top
         return Image.fromarray((values.clip(0.0) * (255.0 / depth)).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")

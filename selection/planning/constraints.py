@@ -27,7 +27,7 @@ class Need:
 
 
 def needs(plan: Plan, *, budget: int) -> list[Need]:
-    """The quotas of a plan as counts, in its order; a share is rounded up."""
+    """The quotas of a plan as counts, in its order; a share is one of `budget`, rounded up."""
     return [
         Need(key=key, value=value, count=quota if isinstance(quota, int) else math.ceil(quota * budget - 1e-9))
         for key, wanted in plan.quotas.items()

@@ -9,8 +9,8 @@
       - {score: "concept:crossing", weight: 2}
       - {score: "column:speed_kph", weight: 0.5, order: lowest}
     diversity: {method: k_center_greedy, candidates: 10}
-    quotas: {weather: {rain: 0.3, snow: 10}}      # at least: below 1.0 a share of the budget, else a count
-    caps: {drive: 20}                             # at most, for each value
+    quotas: {weather: {rain: 0.3, snow: 10}}      # at least: a share (0.3, 30%, 1.0, 100%) of the frames for training, or a count
+    caps: {drive: 20}                             # of those at most, for each value
     budget: 200
     seed: 7
 
@@ -25,7 +25,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from infra.errors import InvalidInput
 from selection.fleet.filters import parse_filter
@@ -34,6 +43,9 @@ from selection.ranking.acquisition import MODEL_SCORES
 RANDOM = "random"
 COLUMN = "column:"
 CONCEPT = "concept:"
+RARITY = COLUMN + "rarity"
+SURVEYED = (RARITY, COLUMN + "novelty")
+"""Columns that the survey of the fleet fills."""
 LABEL_ERRORS = ("label_error", "disagreement")
 """Two names of one score: how little the model believes the label."""
 NEIGHBOUR_ERROR = "neighbour_error"
@@ -41,12 +53,12 @@ KNOWN_SCORES = (*MODEL_SCORES, *LABEL_ERRORS, NEIGHBOUR_ERROR, RANDOM)
 Method = Literal["none", "k_center_greedy", "k_means_plus_plus", "typicality"]
 METHODS: tuple[Method, ...] = get_args(Method)
 NAME_PATTERN = re.compile(r"[a-z0-9](?:-?[a-z0-9]){0,47}")
+_PERCENT = re.compile(r"\s*(\d{1,3}(?:\.\d*)?)\s*%\s*")
 MOST_BUDGET = 100_000
 MOST_TERMS = 20
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 PlanName = Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN.pattern}$")]
-Quota = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 def _filter(text: object) -> object:
@@ -76,7 +88,21 @@ def _method(value: object) -> object:
     return {"method": value} if isinstance(value, str) else value
 
 
+def _quota(value: object) -> object:
+    percent = _PERCENT.fullmatch(value) if isinstance(value, str) else None
+    return float(percent[1]) / 100 if percent else value
+
+
+def _quota_text(quota: float) -> int | float | str:
+    return "100%" if isinstance(quota, float) and quota == 1.0 else quota  # Many readers of JSON take 1.0 for 1.
+
+
 FilterText = Annotated[str, BeforeValidator(_filter)]
+Quota = Annotated[
+    Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0.0, le=1.0)],
+    BeforeValidator(_quota),
+    PlainSerializer(_quota_text, when_used="json"),
+]
 
 
 class _Part(BaseModel):
@@ -135,8 +161,10 @@ class Plan(_Part):
     Attributes:
         version: Of this schema.
         pool: `unlabelled` frames, or `labelled` ones, to have doubtful labels looked at again.
+        exclude_frames: Their ids, or unique beginnings of them.
         evaluation: How many of the budget are drawn at random from the drives held out for testing. None: the Data Line's habit.
-        quotas: For each attribute and value, how many frames at least: a share of the budget (0.3, 1.0) or a count (10, 1).
+        quotas: For each attribute and value, how many frames at least: a share (0.3, 1.0, "100%") or a count (10, 1). Quotas and caps are
+            for the training part of the batch: evaluation frames are drawn by chance alone, else they would not speak for the fleet.
         caps: For each attribute, how many frames of one value at most.
     """
 
@@ -221,14 +249,28 @@ def read(text: str, *, source: str = "plan") -> Plan:
     import yaml
 
     try:
-        value = json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
-    except json.JSONDecodeError as exc:
-        raise InvalidInput(f"{source} is not JSON: line {exc.lineno}, column {exc.colno}: {exc.msg}") from exc
+        value = _json_or_yaml(text)
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise InvalidInput(f"{source} is not YAML: {where}{getattr(exc, 'problem', None) or exc}") from exc
+    except RecursionError as exc:
+        raise InvalidInput(f"{source} is nested too deep for a plan") from exc
+    except (ValueError, LookupError, AttributeError) as exc:
+        # YAML knows dates and binary numbers, and its reader stumbles over `2026-02-30` and `0b_`.
+        raise InvalidInput(f"{source} is not YAML: a value cannot be read ({exc}); put texts in quotes") from exc
     return parse(value, source=source)
+
+
+def _json_or_yaml(text: str) -> object:
+    import yaml
+
+    if text.lstrip().startswith("{"):
+        try:
+            return json.loads(text)  # Not all JSON is YAML as YAML 1.1 has it: tabs, 1e-3.
+        except json.JSONDecodeError:
+            pass  # A mapping of YAML may begin so too.
+    return yaml.safe_load(text)
 
 
 def read_file(path: Path) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -38,7 +39,7 @@ def save(db: Db, plan: Plan, *, now: datetime) -> SavedPlan:
         raise InvalidInput("name: a plan is saved under its name; give it one, for example `name: rainy-nights`")
     while True:
         newest = _newest(db, plan.name)
-        if newest is not None and newest.plan == plan:
+        if newest is not None and _written(newest.plan) == _written(plan):
             return newest
         saved = SavedPlan(name=plan.name, revision=newest.revision + 1 if newest else 1, plan=plan, saved_at=now)
         document = {"name": saved.name, "revision": saved.revision, "plan": plan.document(), "saved_at": now}
@@ -67,6 +68,11 @@ def list_all(db: Db) -> list[SavedPlan]:
     for document in db.plans.find().sort([("name", ASCENDING), ("revision", ASCENDING)]):
         newest[document["name"]] = _saved(document)
     return list(newest.values())
+
+
+def _written(plan: Plan) -> str:
+    """What tells a plan from others: as plain values, 1 would be 1.0, but the one is a count and the other a share."""
+    return json.dumps(plan.document())
 
 
 def _newest(db: Db, name: str) -> SavedPlan | None:

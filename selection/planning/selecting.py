@@ -7,7 +7,7 @@ the fleet comes through `Sources`. The same plan, pool and sources give the same
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from infra.errors import InvalidInput
 from selection.planning import constraints, outliers
-from selection.planning.plan import COLUMN, CONCEPT, RANDOM, NearDuplicates, Plan
+from selection.planning.plan import COLUMN, CONCEPT, RANDOM, RARITY, SURVEYED, NearDuplicates, Plan
 from selection.planning.spreading import spread
 from selection.scores import calibration
 
@@ -117,7 +117,7 @@ class _Ordered:
     rows: NDArray[np.int64]
     scores: NDArray[np.float32]
     scored: int
-    terms: dict[str, NDArray[np.float32]]
+    terms: dict[str, NDArray[np.floating]]
     why: str
     blank: NDArray[np.bool_]
 
@@ -182,25 +182,36 @@ def _order(plan: Plan, pool: NDArray[np.int64], *, sources: Sources) -> _Ordered
     blank = sources.blank(rows) if _sets_back(plan) else np.zeros(len(rows), dtype=bool)
     if plan.is_random:
         return _Ordered(rows=rows, scores=nothing, scored=0, terms={}, why="drawn at random", blank=blank)
-    terms: dict[str, NDArray[np.float32]] = {}
+    terms: dict[str, NDArray[np.floating]] = {}
     for term in plan.scores:
         values = rng.random(len(rows)) if term.score == RANDOM else sources.scores(term.score, rows)
         if values is not None:
-            terms[term.score] = np.asarray(values, dtype=np.float32)
+            # As precise as it came, or seconds since 1970 would tie.
+            terms[term.score] = np.asarray(values)
     if not set(terms) - {RANDOM}:
         why = "no model yet, so drawn at random"
         return _Ordered(rows=rows, scores=nothing, scored=0, terms={}, why=why, blank=blank)
     known = np.any([~np.isnan(values) for name, values in terms.items() if name != RANDOM], axis=0)
     if not known.any():
-        raise InvalidInput(
-            f"none of the {len(rows)} frames has a score of {', '.join(terms)} yet; run `mlpl predict --task TASK`, or leave `mlpl serve` running"
-        )
+        raise InvalidInput(f"none of the {len(rows)} frames has a score of {', '.join(terms)} yet; {_remedy(terms)}")
     combined = _combined(plan, terms)
     combined[~known] = np.nan
     # The sort is stable and puts NaN last, so that equal scores and frames without one keep the drawn order.
     order = np.argsort(-combined, kind="stable")
     why = "drawn at random, not seen by the model yet"
     return _Ordered(rows=rows, scores=combined, scored=0, terms=terms, why=why, blank=blank).keep(order)
+
+
+def _remedy(names: Iterable[str]) -> str:
+    """What to do so that frames get the first of these scores."""
+    first = next(name for name in names if name != RANDOM)
+    if first.startswith(COLUMN) and first not in SURVEYED:
+        return f"choose frames that have {first.removeprefix(COLUMN)}"
+    if first in SURVEYED:
+        command = "`mlpl survey`" if first == RARITY else "`mlpl survey` once some are labelled"
+    else:
+        command = "`mlpl embed`" if first.startswith(CONCEPT) else "`mlpl predict --task TASK`"
+    return f"run {command}, or leave `mlpl serve` running"
 
 
 def _scored(ordered: _Ordered) -> Stage:
@@ -216,11 +227,11 @@ def _sets_back(plan: Plan) -> bool:
     return plan.pool == "unlabelled" and not plan.is_random and not asked
 
 
-def _combined(plan: Plan, terms: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+def _combined(plan: Plan, terms: Mapping[str, NDArray[np.floating]]) -> NDArray[np.float32]:
     used = [term for term in plan.scores if term.score in terms]
     only = used[0]
     if len(used) == 1 and only.order == "highest" and not only.score.startswith(COLUMN):
-        return terms[only.score].copy()  # One score of the unit interval says more as it is.
+        return terms[only.score].astype(np.float32)  # One score of the unit interval says more as it is.
     parts = [calibration.ranks(terms[term.score], lowest_first=term.order == "lowest") for term in used]
     return calibration.weighted_mean(parts, [term.weight for term in used])
 
@@ -342,23 +353,29 @@ class _Choosing:
         diversity, ordered = self._plan.diversity, self._ordered
         most = places * diversity.candidates if ordered.scored else max(COLD_START_SAMPLE, places)
         scored = ~np.isnan(ordered.scores[free])
+        few = int(scored.sum()) < places
         # Frames without a score only fill up, as do those without a vector.
-        usable = free[scored] if int(scored.sum()) >= places else free
+        usable = free if few else free[scored]
         candidates = self._in_company(usable[self._embedded[usable]][:most], places)
         picked: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        reasons: list[str] = []
-        if len(candidates):
-            near = np.concatenate([self._known, ordered.rows[self._chosen][self._embedded[self._chosen]]])
+        if few:  # There is nothing to choose among those with a score, so only the places they leave are spread.
+            set_back = self._embedded[free] & ~np.isin(free, candidates)
+            picked = free[scored & ~set_back]
+            candidates = candidates[np.isnan(ordered.scores[candidates])]
+        reasons = [""] * len(picked)
+        if len(candidates) and len(picked) < places:
+            before = np.concatenate([self._chosen, picked])
+            near = np.concatenate([self._known, ordered.rows[before][self._embedded[before]]])
             found = spread(
                 diversity.method,
                 self._sources.vectors(ordered.rows[candidates]),
                 self._vectors(near, like=ordered.rows[candidates[:1]]),
-                weight_N=np.nan_to_num(ordered.scores[candidates], nan=0.0) if ordered.scored else _ones(candidates),
-                budget=min(places, len(candidates)),
+                weight_N=_ones(candidates) if few else ordered.scores[candidates],
+                budget=min(places - len(picked), len(candidates)),
                 seed=self._plan.seed,
             )
-            picked = candidates[found.picks].astype(np.int64)
-            reasons = [f", then {told}" for told in found.reasons]
+            picked = np.concatenate([picked, candidates[found.picks].astype(np.int64)])
+            reasons += [f", then {told}" for told in found.reasons]
         filler = free[~np.isin(free, picked) & ~self._embedded[free]][: places - len(picked)]
         return np.concatenate([picked, filler]), reasons + [", no vector yet"] * len(filler)
 

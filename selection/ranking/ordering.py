@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SORTED_NEAREST = 1000
 """How many of the nearest are put in another order, when words or images are given together with one."""
+_BEYOND = 8
+"""How many more than a page of the nearest are looked up, so that one look shows where the page's last key ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,9 @@ class Ordering:
     def run(self) -> tuple[Found, int, list[int] | None]:
         """A page, the number of hits on all pages, and how many further frames each hit's group has."""
         rows = self._candidates()
+        if self.aim is not None and self.request.order != SIMILARITY:
+            # Before anything is grouped or counted: what is not among the nearest is no hit on any page.
+            rows = self._ask(self._as_mask(rows), k=SORTED_NEAREST).rows
         if self.request.group is not None:
             return self._grouped(rows, self.columns.codes(self.request.group)[0])
         total = len(rows)
@@ -57,7 +62,7 @@ class Ordering:
             return self._nearest(None if total == self._everything else self._as_mask(rows), total), total, None
         if self.request.order == NEWEST and self.aim is None:
             return self._newest(rows), total, None
-        return self._page(self._sorted(rows)), min(total, SORTED_NEAREST) if self.aim else total, None
+        return self._page(self._sorted(rows)), total, None
 
     def _grouped(self, rows: NDArray[np.int64], codes: NDArray[np.int32]) -> tuple[Found, int, list[int]]:
         """As `run`, with only the first frame of each group."""
@@ -65,8 +70,11 @@ class Ordering:
         sizes = np.bincount(codes_here + 1)
         total = int(np.count_nonzero(sizes[1:])) + (int(sizes[0]) if len(sizes) else 0)
         if self.cursor is not None:
-            shown = codes[np.array(self.cursor.group_rows, dtype=np.int64)]
-            rows = rows[~np.isin(codes_here, shown[shown >= 0])]
+            shown_rows = np.array(self.cursor.group_rows, dtype=np.int64)
+            shown_rows = shown_rows[shown_rows < len(codes)]
+            shown = codes[shown_rows]
+            # A row without a value is a group of its own.
+            rows = rows[~np.isin(codes_here, shown[shown >= 0]) & ~np.isin(rows, shown_rows[shown < 0])]
         by_likeness = self.request.order == SIMILARITY
         found = (
             self._nearest_of_each(rows, codes) if by_likeness else self._page(_first_of_each(self._sorted(rows), codes))
@@ -94,7 +102,7 @@ class Ordering:
         return np.delete(rows, own) if own else rows
 
     def _as_mask(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        mask = np.zeros(self.as_of, dtype=bool)
+        mask = np.zeros(min(self.as_of, self.columns.rows), dtype=bool)
         mask[rows] = True
         return mask
 
@@ -109,11 +117,14 @@ class Ordering:
     def _nearest(self, mask: NDArray[np.bool_] | None, total: int) -> Found:
         assert self.index is not None
         wanted = self.request.offset + self.request.k
-        ask = wanted + (self.cursor.seen if self.cursor else 0) + len(self.aim.rows if self.aim else ())
+        ask = wanted + (self.cursor.seen if self.cursor else 0) + len(self.aim.rows if self.aim else ()) + _BEYOND
         while True:
             found = self._ask(mask, k=ask)
             page = self._page(found)
-            if len(page.rows) == self.request.k or ask >= self.index.size or len(found.rows) >= total:
+            if ask >= self.index.size or len(found.rows) >= total:
+                return page
+            # The index cuts by the whole score, so of the rows with the last key some may be missing.
+            if len(page.rows) == self.request.k and found.keys[-1] > page.keys[-1]:
                 return page
             ask *= 2
 
@@ -124,17 +135,25 @@ class Ordering:
         left, parts, count = len(rows), [Found(rows=np.empty(0, np.int64), keys=np.empty(0))], 0
         ask = 4 * wanted
         while left and count < wanted:
-            first = _first_of_each(self._ask(mask, k=ask), codes)
-            if not len(first.rows):
+            found = self._ask(mask, k=ask)
+            if not len(found.rows):
                 break
+            if len(found.rows) == ask < left:
+                # As in `_nearest`: what has the last key waits for a look that finds all of them.
+                sure = int(np.searchsorted(found.keys, found.keys[-1]))
+                found = Found(rows=found.rows[:sure], keys=found.keys[:sure])
+            if not len(found.rows):
+                ask *= 2
+                continue
+            first = _first_of_each(found, codes)
             parts.append(first)
             count += len(first.rows)
             found_codes = codes[first.rows]
             mask[first.rows] = False
             mask[rows[np.isin(codes[rows], found_codes[found_codes >= 0])]] = False
             left = int(np.count_nonzero(mask))
-        found = _in_order(np.concatenate([one.rows for one in parts]), np.concatenate([one.keys for one in parts]))
-        return self._cut(found)
+        whole = _in_order(np.concatenate([one.rows for one in parts]), np.concatenate([one.keys for one in parts]))
+        return self._cut(whole)
 
     def _newest(self, rows: NDArray[np.int64]) -> Found:
         stop = len(rows) if self.cursor is None else int(np.searchsorted(rows, self.cursor.row))
@@ -145,9 +164,6 @@ class Ordering:
     def _sorted(self, rows: NDArray[np.int64]) -> Found:
         """All candidates by the sort key; those without a value last."""
         name = self.request.order
-        if self.aim is not None:
-            # Asking for more than are wanted finds the examples themselves too, which do not count.
-            rows = self._ask(self._as_mask(rows), k=SORTED_NEAREST).rows[:SORTED_NEAREST]
         column = rows.astype(np.float64) if name.lstrip("-") == "row" else self.columns.numbers(name.lstrip("-"))[rows]
         keys = -column if name.startswith("-") else column.copy()
         keys[np.isnan(keys)] = np.inf

@@ -22,7 +22,8 @@ class Request:
     Attributes:
         examples: What to be near to and far from; none means everything that passes the filter.
         sort: `similarity`, or a key with numbers, `captured` or `row` (order of ingest), with a minus in front for descending. None: by
-            similarity where there are examples, else last ingested first. With examples another order is that of the nearest thousand.
+            similarity where there are examples, else last ingested first. With examples another order is that of the nearest thousand, and so are
+            the groups.
         group: A key with texts: of all frames with one value only the first is a hit.
         k: Hits on a page.
         offset: Hits to leave out.

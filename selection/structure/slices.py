@@ -129,6 +129,16 @@ class Described:
     traits: tuple[Trait, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Telling:
+    """A column that slices may be told apart by: what each row has of it, and each value's share of the rows."""
+
+    key: str
+    values: tuple[str, ...]
+    codes: NDArray[np.int32]
+    shares: NDArray[np.float64]
+
+
 def described(found: Sequence[Slice]) -> list[Described]:
     """Names for slices, each once."""
     names: list[str] = []
@@ -190,6 +200,7 @@ def slices(
     centres, slice_N, near_N = _clusters(emb_ND, count=min(count, len(rows)), seed=seed)
     order = [int(one) for one in np.argsort(-np.bincount(slice_N, minlength=len(centres)), kind="stable")]
     words = _words(centres, vocabulary, text_emb)
+    telling = _telling(columns, rows) if columns is not None else []
     found: list[Slice] = []
     for old in order:
         inside = np.flatnonzero(slice_N == old)
@@ -200,7 +211,7 @@ def slices(
                     rows=rows[inside[np.argsort(-near_N[inside], kind="stable")]],
                     centre=centres[old],
                     words=words[old],
-                    traits=_traits(columns, rows[inside], rows) if columns is not None else (),
+                    traits=_traits(telling, inside),
                 )
             )
     return found
@@ -243,23 +254,38 @@ def _words(
     return [tuple(vocabulary[i] for i in line.tolist()) for line in best]
 
 
-def _traits(columns: Columns, inside: NDArray[np.int64], everything: NDArray[np.int64]) -> tuple[Trait, ...]:
-    """Values by the z-score of their share, as if the slice had been drawn from the fleet at random; those about the scene first."""
-    rated: list[tuple[float, Trait]] = []
+def _telling(columns: Columns, rows: NDArray[np.int64]) -> list[_Telling]:
+    found = []
     for key in columns.keys:
         if key in _NOT_TRAITS:
             continue
-        codes, values = columns.codes(key)
-        if not 1 < len(values) <= _MOST_VALUES or len(codes) <= int(everything.max()):
+        try:
+            codes, values = columns.codes(key)
+        except InvalidInput:  # Too many different numbers to be anyone's trait.
             continue
-        here, all_ = codes[inside], codes[everything]
-        counts = np.bincount(here[here >= 0], minlength=len(values))
-        fleet_share = np.bincount(all_[all_ >= 0], minlength=len(values)) / len(everything)
+        if 1 < len(values) <= _MOST_VALUES and len(codes) > int(rows.max()):
+            here = codes[rows]
+            shares = np.bincount(here[here >= 0], minlength=len(values)) / len(rows)
+            found.append(_Telling(key=key, values=values, codes=here, shares=shares))
+    return found
+
+
+def _traits(telling: Sequence[_Telling], inside: NDArray[np.int64]) -> tuple[Trait, ...]:
+    """Values by the z-score of their share, as if the slice had been drawn from the fleet at random; those about the scene first."""
+    rated: list[tuple[float, Trait]] = []
+    for column in telling:
+        here, fleet_share = column.codes[inside], column.shares
+        counts = np.bincount(here[here >= 0], minlength=len(column.values))
         share = counts / len(inside)
         spread = np.sqrt(np.maximum(fleet_share * (1 - fleet_share), 1e-12) / len(inside))
         z = (share - fleet_share) / spread
         for code in np.flatnonzero((z > 3.0) & (counts >= min(_LEAST_ROWS, len(inside)))).tolist():
-            trait = Trait(key=key, value=values[code], share=float(share[code]), fleet_share=float(fleet_share[code]))
+            trait = Trait(
+                key=column.key,
+                value=column.values[code],
+                share=float(share[code]),
+                fleet_share=float(fleet_share[code]),
+            )
             rated.append((float(z[code]), trait))
     rated.sort(key=lambda one: (one[1].key not in SCENE_KEYS, -one[0], one[1].key, one[1].value))
     return tuple(trait for _, trait in rated[:TRAITS])

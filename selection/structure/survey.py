@@ -4,6 +4,9 @@ A survey looks at all rows there are: it fits slices and the sample that rarity 
 kind `surveys`, whose producer is the survey's id), and is recorded last; that record is its commit point. Rows that come later join it: their
 values depend on the fit and the keepers that are there, and change no other row's. When many have come, another survey is made.
 
+Withdrawn rows keep a place of their own in it and stand for nobody. One that is withdrawn later stays the keeper of its group until the
+fleet is surveyed again; whoever asks lets another row of the group stand in.
+
 Vectors are read in blocks of half precision, as the index has them (mapped from its files); never all as float32.
 """
 
@@ -54,7 +57,7 @@ GROWTH = 0.25
 """When so many rows, as a share of those surveyed, have joined since, everything is surveyed again."""
 MOST_SHARDS = 500
 
-_METHOD = 3  # Goes up when the same fleet gets other values than before.
+_METHOD = 4  # Goes up when the same fleet gets other values than before.
 _BLOCK_ROWS = 2**16
 _SAMPLE = 2**14
 _RARITY_SAMPLE = 4096
@@ -86,6 +89,22 @@ class Survey:
     digest: str
     made_at: datetime
     threshold_basis: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """What keepers are chosen by, of some rows, ascending.
+
+    Attributes:
+        hashes_N: Perceptual hashes, 0 where there is none.
+        order_N: Positions, whom to keep first, withdrawn rows last.
+        present_N: Which are not withdrawn; the others have neither vector nor hash here.
+    """
+
+    rows: NDArray[np.int64]
+    hashes_N: NDArray[np.uint64]
+    order_N: NDArray[np.int64]
+    present_N: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +171,7 @@ def make(
     Raises:
         InvalidInput: Nothing has a vector yet.
     """
-    rows = min(surveyable(platform, index.encoder_id), columns.rows)
+    rows = min(surveyable(platform, index.encoder_id), index.reached, columns.rows)
     every = np.arange(rows, dtype=np.int64)
     embedded = every[index.has(every)]
     if not len(embedded):
@@ -166,7 +185,12 @@ def make(
         if threshold is None:
             found = calibrated(index, columns, seed=seed)
             threshold, basis = found.threshold, found.basis
-        digest = hashlib.sha256(data + f"{threshold} {max_hamming} {rows} {_METHOD}".encode()).hexdigest()
+        judged = _judge(platform, index, columns, every)
+        asked = hashlib.sha256(data + f"{threshold} {max_hamming} {rows} {_METHOD}".encode())
+        # Shards of an attempt that was killed are only taken over where all that their values follow from is as it was.
+        for part in (judged.hashes_N, judged.order_N, judged.present_N, embedded):
+            asked.update(part.tobytes())
+        digest = asked.hexdigest()
         survey = Survey(
             survey_id=f"{index.encoder_id}+survey-{digest[:12]}",
             encoder_id=index.encoder_id,
@@ -180,7 +204,7 @@ def make(
             made_at=frames.to_the_millisecond(datetime.now(UTC)),
         )
         keepers = Keepers(threshold=threshold, max_hamming=max_hamming, seed=seed)
-        _survey(platform, survey, fit, index, columns, keepers, every, progress=progress)
+        _survey(platform, survey, fit, index, keepers, judged, progress=progress)
         written_files.put(platform, survey.object_key, data)  # Just before its record: surveying may take days.
         _record(platform, survey)
         _log.info("fleet_surveyed", survey_id=survey.survey_id, rows=rows, slices=len(described), threshold=threshold)
@@ -197,21 +221,23 @@ def join(
     """
     values = kept(platform, survey)
     values.refresh()
-    stop = min(surveyable(platform, survey.encoder_id), columns.rows)
+    stop = min(surveyable(platform, survey.encoder_id), index.reached, columns.rows)
     waiting = shards.gaps(platform.database, "surveys", survey.survey_id, stop, block=_BLOCK_ROWS)
     if not waiting:
         return 0
     with leases.try_hold(platform.database, f"survey/{survey.encoder_id}") as lease:
         if lease is None:
             return 0
-        known = np.unique(values.all("keeper"))  # Those whose own shard was lost are kept, too.
-        known = known[known >= 0]
+        keeper_N = values.all("keeper")
+        # Those whose own shard was lost are kept, too, and those that were withdrawn, as long as they stand for others.
+        known = np.unique(keeper_N[(keeper_N >= 0) & _present(columns, np.arange(len(keeper_N)))])
         keepers = Keepers(threshold=survey.threshold, max_hamming=survey.max_hamming)
         for start in range(0, len(known), _BLOCK_ROWS):
             part = known[start : start + _BLOCK_ROWS]
             keepers.add(_rows(index, part, values.at("hash", part)))
         new = np.concatenate([np.arange(start, end, dtype=np.int64) for start, end in waiting])
-        _survey(platform, survey, _unpack(platform, survey), index, columns, keepers, new, progress=progress)
+        judged = _judge(platform, index, columns, new)
+        _survey(platform, survey, _unpack(platform, survey), index, keepers, judged, progress=progress)
     return len(new)
 
 
@@ -234,26 +260,44 @@ def _fit(
     return _Fit(centres=centres, sample_ND=rare), tuple(slices.described(found))
 
 
+def _judge(platform: Platform, index: VectorIndex, columns: Columns, rows: NDArray[np.int64]) -> _Judged:
+    present_N = _present(columns, rows)
+    order_N = np.argsort(quality_order(columns, rows, index=index), kind="stable")
+    return _Judged(
+        rows=rows,
+        hashes_N=np.where(present_N, hashes_of(platform, rows), np.uint64(0)),
+        order_N=np.concatenate([order_N[present_N[order_N]], order_N[~present_N[order_N]]]),
+        present_N=present_N,
+    )
+
+
+def _present(columns: Columns, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which rows are not withdrawn, as far as the columns know."""
+    mask = columns.mask("")
+    present_N = np.ones(len(rows), dtype=bool)
+    inside = rows < len(mask)
+    present_N[inside] = mask[rows[inside]]
+    return present_N
+
+
 def _survey(
     platform: Platform,
     survey: Survey,
     fit: _Fit,
     index: VectorIndex,
-    columns: Columns,
     keepers: Keepers,
-    rows: NDArray[np.int64],
+    judged: _Judged,
     *,
     progress: Progress | None,
 ) -> None:
-    """Works out the values of rows, ascending, and writes their shards."""
-    hashes_N = hashes_of(platform, rows)
+    """Works out the values of rows and writes their shards."""
+    rows, hashes_N = judged.rows, judged.hashes_N
     likeness = Likeness(threshold=survey.threshold, max_hamming=survey.max_hamming)
-    order = np.argsort(quality_order(columns, rows, index=index), kind="stable")
     twice = 2 * len(rows)
     keeper_N = duplicates.joined(
         keepers,
-        order,
-        read=lambda at: _rows(index, rows[at], hashes_N[at]),
+        judged.order_N,
+        read=lambda at: _rows(index, rows[at], hashes_N[at], present_N=judged.present_N[at]),
         likeness=likeness,
         progress=None if progress is None else lambda done, _: progress(done, twice),
     )
@@ -301,11 +345,20 @@ def _table(
     )
 
 
-def _rows(index: VectorIndex, rows: NDArray[np.int64], hashes_N: NDArray[np.uint64]) -> Rows:
-    """What near-duplicates are found by; vectors in half precision, in which all keepers' are held."""
+def _rows(
+    index: VectorIndex,
+    rows: NDArray[np.int64],
+    hashes_N: NDArray[np.uint64],
+    *,
+    present_N: NDArray[np.bool_] | None = None,
+) -> Rows:
+    """What near-duplicates are found by; vectors in half precision, in which all keepers' are held, zeros for those not present."""
+    emb_ND = half_vectors(index, rows)
+    if emb_ND is not None and present_N is not None:
+        emb_ND[~present_N] = 0
     return Rows(
         ids=rows,
-        emb_ND=half_vectors(index, rows),
+        emb_ND=emb_ND,
         hashes_N=hashes_N,
         groups_N=np.zeros(len(rows), dtype=np.int64),
     )

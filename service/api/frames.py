@@ -140,6 +140,7 @@ def read_preview(frame_id: str, line: OneLine, if_none_match: str | None = Heade
             object_key=frame.object_key,
             object_uri=frame.object_uri,
             max_pixels=line.platform.settings.max_image_pixels,
+            digest=frame.digest,
         )
     return object_response(line.platform, frame.preview_key, media_type="image/jpeg", etag=etag)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from infra.errors import InvalidInput
-from selection.fleet.filters import Filter, NearTerm, Term, TimeTerm, term_text, value_texts
+from selection.fleet.filters import Filter, NearTerm, Term, ValueTerm, term_text, value_text, value_texts
 from selection.fleet.filters import Query as Typed
 from selection.ranking.examples import Example, frame_example
 from selection.ranking.search import Hit
@@ -52,10 +52,14 @@ After = Annotated[str | None, Query(description="`next_cursor` of the page befor
 
 
 class TermOut(BaseModel):
-    """One term of a filter."""
+    """One term of a filter. `facet` is the key of the facet or histogram that it chooses from, null where that is none of them; `texts` has
+    each of `values` as filters write it.
+    """
 
     key: str
+    facet: str | None
     values: list[str]
+    texts: list[str]
     negated: bool
     text: str
 
@@ -129,9 +133,12 @@ class HistogramOut(BaseModel):
 
 
 class FacetsOut(BaseModel):
-    """Frames by value for each key, and by number for each key with many of them."""
+    """Frames by value for each key, and by number for each key with many of them. `texts` has those values that filters write in another way,
+    as they do: folded, or in quotes.
+    """
 
     facets: dict[str, dict[str, int]]
+    texts: dict[str, dict[str, str]]
     histograms: dict[str, HistogramOut]
     total: int
     terms: list[TermOut]
@@ -174,7 +181,7 @@ class Asked:
         return _answer(found, typed=self.typed, text=" ".join([*self.text, self.typed.words]).strip(), where=self.where)
 
 
-def _asked(
+async def _asked(  # Not async, it would run in a thread of its own; reading a query takes microseconds.
     q: Box = "",
     text: Texts = [],  # noqa: B006 - FastAPI copies it
     not_text: Texts = [],  # noqa: B006
@@ -229,9 +236,10 @@ def facets(line: OneLine, where: Where = "", q: Box = "") -> Response:
     return _json(
         {
             "facets": found.counts,
+            "texts": {key: _texts(counts) for key, counts in found.counts.items()},
             "histograms": {key: {"edges": one.edges, "counts": one.counts} for key, one in found.histograms.items()},
             "total": found.total,
-            "terms": [_term(term) for term in found.terms],
+            "terms": list(map(_term, found.terms, found.keys)),
         }
     )
 
@@ -262,7 +270,7 @@ def _answer(found: Found, *, typed: Typed, text: str, where: Filter) -> Response
             "words": typed.written_words(),
             "text": text,
             "where": where.text,
-            "terms": [_term(term) for term in where.terms],
+            "terms": list(map(_term, where.terms, found.keys)),
         }
     )
 
@@ -301,12 +309,19 @@ def _hit(hit: Hit) -> dict[str, Any]:
     }
 
 
-def _term(term: Term) -> dict[str, Any]:
-    if isinstance(term, TimeTerm):
-        key, values, negated = "after" if term.is_after else "before", [term.moment.isoformat()], False
+def _texts(values: Iterable[str]) -> dict[str, str]:
+    return {value: text for value in values if (text := value_text(value)) != value}
+
+
+def _term(term: Term, facet: str | None) -> dict[str, Any]:
+    if isinstance(term, ValueTerm):
+        key, texts = term.key, value_texts(term)
+        plain = [*term.values, *(f"{prefix}*" for prefix in term.prefixes)]
+        values, negated = [*plain, *texts[len(plain) :]], term.negated
     elif isinstance(term, NearTerm):
         key, values, negated = "near", [term_text(term).partition(":")[2]], term.negated
+        texts = values
     else:
-        plain = [*term.values, *(f"{prefix}*" for prefix in term.prefixes)]
-        key, values, negated = term.key, [*plain, *value_texts(term)[len(plain) :]], term.negated
-    return {"key": key, "values": values, "negated": negated, "text": term_text(term)}
+        key, values, negated = "after" if term.is_after else "before", [term.moment.isoformat()], False
+        texts = [term_text(term).partition(":")[2]]
+    return {"key": key, "facet": facet, "values": values, "texts": texts, "negated": negated, "text": term_text(term)}

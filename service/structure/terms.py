@@ -1,6 +1,7 @@
 """Search terms about the structure of the fleet.
 
-- `is:keeper` for frames that stay when near-duplicates go, `is:duplicate` for the others
+- `is:keeper` for frames that stay when near-duplicates go, `is:duplicate` for the others; the best frame left of a group stands in for a
+  keeper that was withdrawn since the survey
 - `slice:NAME` for the frames of a slice, by its name or number; a trailing star takes several
 - `rarity:>0.9`: rarer than nine tenths of the fleet; `novelty:>0.5`: farther from what is labelled than half of it
 - `map:"NAME x,y x,y x,y ..."`: frames whose places lie inside this polygon on the map of that name, as the lasso writes it
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from selection.fleet.columns import Columns
     from service.structure.kept import KeptStructure, Map, SurveyedFleet
 
 
@@ -27,9 +29,14 @@ class StructureTerms:
 
     provides: Sequence[str] = ("is", "slice", "rarity", "novelty", "map")
 
-    def __init__(self, kept: KeptStructure) -> None:
-        """Reads nothing yet."""
-        self._kept = kept
+    def __init__(self, kept: KeptStructure, columns: Columns | None = None) -> None:
+        """Reads nothing yet.
+
+        Args:
+            kept: What is known of the structure.
+            columns: Tell which frames were withdrawn, and which of the others are best. None: nobody was withdrawn.
+        """
+        self._kept, self._columns = kept, columns
         self._inside: Recent[NDArray[np.bool_]] = Recent(16)
 
     def version(self, key: str) -> Hashable:
@@ -49,7 +56,7 @@ class StructureTerms:
                 f"{key}: the fleet has not been surveyed yet; run `mlpl survey`, or leave `mlpl serve` running"
             )
         if key == "is":
-            return _is(found, value, rows=rows)
+            return _is(found, value, columns=self._columns, rows=rows)
         names = [one.name for one in found.survey.slices]
         chosen = [number for number, name in enumerate(names) if is_prefix and name.startswith(value)]
         exact = found.slice_number(value) if not is_prefix else None
@@ -76,14 +83,34 @@ class StructureTerms:
         return self._inside.get(question, lambda: _inside(current, value, rows=rows))
 
 
-def _is(found: SurveyedFleet, value: str, *, rows: int) -> NDArray[np.bool_]:
+def _is(found: SurveyedFleet, value: str, *, columns: Columns | None, rows: int) -> NDArray[np.bool_]:
     import numpy as np
 
     if value not in ("keeper", "duplicate"):
         raise InvalidInput(f"is: takes keeper or duplicate, not {value!r}")
     every = np.arange(rows, dtype=np.int64)
-    is_keeper: NDArray[np.bool_] = found.keepers(every) == every
+    keeper_N = found.keepers(every)
+    is_keeper: NDArray[np.bool_] = keeper_N == every
+    if columns is not None and columns.has_withdrawn:
+        is_keeper[_stand_ins(keeper_N, columns)] = True
     return is_keeper if value == "keeper" else ~is_keeper
+
+
+def _stand_ins(keeper_N: NDArray[np.int64], columns: Columns) -> NDArray[np.int64]:
+    """Of each group whose keeper was withdrawn the best row that is left, of equally good ones the lowest."""
+    import numpy as np
+
+    from selection.near_duplicates.of_fleet import quality_order
+
+    # The survey may be newer than the rows that are asked for, and have keepers beyond them.
+    present = np.ones(max(len(keeper_N), int(keeper_N.max(initial=-1)) + 1), dtype=bool)
+    mask = columns.mask("")[: len(present)]
+    present[: len(mask)] = mask
+    left = np.flatnonzero(present[: len(keeper_N)] & ~present[keeper_N])
+    if not len(left):
+        return left
+    best_first = left[np.argsort(quality_order(columns, left), kind="stable")]
+    return best_first[np.unique(keeper_N[best_first], return_index=True)[1]]
 
 
 def _inside(current: Map, value: str, *, rows: int) -> NDArray[np.bool_]:

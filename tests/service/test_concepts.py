@@ -11,12 +11,16 @@ from fastapi.testclient import TestClient
 from annotation import tasks
 from infra.platform import Platform
 from selection import shards
+from selection.concepts import concepts
 from selection.embedding import embed, encoders
+from selection.embedding.index import VectorIndex
+from selection.fleet.columns import Columns
 from selection.fleet.frames import Frame
 from selection.planning import plan as plans
 from service import reconcile, selecting
 from service.app import create_app
 from service.curator import Curator
+from service.search_terms import ConceptTerms
 from tests.service.conftest import ADDRESS, let_all_drives_train
 
 
@@ -83,3 +87,24 @@ def test_marking_ranking_and_asking(embedded: TestClient, platform: Platform, fl
     assert found.places[0].reason.startswith("concept:nights ")
     assert embedded.delete("/api/v1/concepts/nights").status_code == 204
     assert embedded.get("/api/v1/concepts").json() == []
+
+
+def test_another_encoder_has_its_own_opinion_of_a_concept(platform: Platform, fleet: list[Frame]) -> None:
+    """One encoder tells even rows from odd, the other the first half from the second."""
+    rows = np.arange(12)
+    indexes = []
+    for encoder_id, is_one in (("enc-1", rows % 2 == 0), ("enc-2", rows < 6)):
+        vectors = np.where(is_one[:, np.newaxis], [[1.0, 0.0]], [[0.0, 1.0]]).astype(np.float16)
+        table = embed.vector_table(vectors, valid_N=np.ones(12, dtype=bool), start=0)
+        assert shards.write(platform, "vectors", encoder_id, 0, 12, table)
+        indexes.append(VectorIndex(platform, encoder_id))
+        indexes[-1].refresh()
+    yes, no = [fleet[0].frame_id], [fleet[11].frame_id]
+    concepts.mark(platform, "c", yes=yes, no=no, index=indexes[0], now=reconcile.now_utc())
+    current = indexes[:1]
+    columns = Columns(platform.database)
+    columns.refresh()
+    columns.provide(ConceptTerms(platform, index=lambda: current[0]))
+    assert columns.matching("concept:c").tolist() == [0, 2, 4, 6, 8, 10]
+    current[0] = indexes[1]
+    assert columns.matching("concept:c").tolist() == [0, 1, 2, 3, 4, 5]

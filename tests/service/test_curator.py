@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,9 +16,12 @@ import pytest
 from infra.errors import Conflict, InvalidInput
 from infra.platform import Platform
 from selection.embedding import embed
+from selection.fleet import loading
 from selection.fleet.frames import Frame
 from selection.ingest.ingest import ingest
 from service.curator import Curator
+
+NOW = datetime(2026, 4, 1, tzinfo=UTC)
 
 
 def test_browsing_shows_the_last_ingested_first(platform: Platform, fleet: list[Frame]) -> None:
@@ -49,6 +53,38 @@ def test_facets_keep_the_other_choices_in_sight(platform: Platform) -> None:
     assert found.counts["timeofday"] == {"day": 1, "dusk": 1, "night": 2}
     assert found.counts["site"] == {"north": 3, "south yard": 1}
     assert found.counts["weather"] == {"clear": 1}
+
+
+@pytest.mark.usefixtures("fleet")
+def test_facets_of_keys_that_are_not_counted(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "MOST_VALUES", 5)
+    for row in range(12):
+        change = {
+            "location": [35 + row / 100, 137.0],
+            "attributes.t": float(row) if row % 2 else "?",
+            "changed_at": NOW,
+        }
+        platform.database.frames.update_one({"row": row}, {"$set": change})
+    curator = Curator(platform)
+    assert curator.facets("latitude:35..35.05 -longitude:5").total == 6
+    found = curator.facets("t:1..5")
+    assert (found.total, found.keys) == (3, ("t",))
+    assert "latitude" not in found.counts | found.histograms
+
+
+@pytest.mark.usefixtures("fleet")
+def test_facets_tell_a_key_from_its_namesakes(platform: Platform) -> None:
+    change = {"attributes.site": "tunnel", "attributes.label": "car", "changed_at": NOW}
+    platform.database.frames.update_one({"row": 0}, {"$set": change})
+    curator = Curator(platform)
+    found = curator.facets("attributes.site:tunnel")
+    assert (found.total, found.keys) == (1, ("attributes.site",))
+    assert found.counts["site"] == {"north": 1}
+    assert found.counts["attributes.label"] == {"car": 1}
+    other = curator.facets("label:car")
+    assert (other.total, other.keys) == (0, (None,))
+    assert "attributes.label" not in other.counts
+    assert curator.search(where="attributes.label:car label:car").keys == ("attributes.label", None)
 
 
 def test_what_cannot_be_asked(platform: Platform, fleet: list[Frame]) -> None:

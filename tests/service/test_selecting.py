@@ -118,6 +118,31 @@ def test_evaluation_frames_are_random_and_from_held_out_drives(
     assert {fleet[place.row].drive for place in found.places if place.purpose == "train"} <= {"drive-0", "drive-1"}
 
 
+def test_quotas_and_caps_are_for_the_training_part_and_the_preview_says_so(
+    platform: Platform, fleet: list[Frame], task: tasks.Task
+) -> None:
+    platform.database.splits.update_one({"_id": "t1/drive-2"}, {"$set": {"segments.0.split": "test"}})
+    for asked in ({"caps": {"drive": 1}}, {"quotas": {"timeofday": {"night": "10%"}}}, {}):
+        found = _outcome(platform, task, scores="random", budget=6, evaluation=3, **asked)
+        note = next(stage.note for stage in found.stages if stage.name == "for evaluation")
+        assert note.endswith("quotas and caps count in what is for training") is bool(asked)
+        assert found.evaluation == 3, "chance alone"
+
+
+def test_frames_are_excluded_by_unique_beginnings_too(platform: Platform, fleet: list[Frame], task: tasks.Task) -> None:
+    ids = [frame.frame_id for frame in fleet]
+    unwanted = [ids[2], ids[3][:12], ids[3][:8], ids[4].upper(), f" {ids[5][:10]}"]
+    found = _outcome(platform, task, scores="random", budget=12, exclude_frames=unwanted)
+    assert {place.row for place in found.places} == set(range(12)) - {2, 3, 4, 5}
+    with pytest.raises(InvalidInput, match=r"^exclude_frames: no frame is or begins with 'rubbish', 'ffff', '0{32}';"):
+        _outcome(platform, task, scores="random", exclude_frames=[ids[1], "rubbish", "ffff", "0" * 32])
+    twin = platform.database.frames.find_one({"_id": ids[0]})
+    assert twin is not None
+    platform.database.frames.insert_one({**twin, "_id": ids[0][:20] + "0" * 12, "row": 99})
+    with pytest.raises(InvalidInput, match=f"several frames begin with '{ids[0][:9]}'"):
+        _outcome(platform, task, scores="random", exclude_frames=[ids[0][:9]])
+
+
 def test_a_column_of_numbers_is_a_score(platform: Platform, fleet: list[Frame], task: tasks.Task) -> None:
     for frame in fleet:
         if frame.row != 7:

@@ -6,6 +6,7 @@ import io
 import json
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,17 @@ from typer.testing import CliRunner
 from infra.errors import InvalidInput
 from infra.platform import Platform
 from selection.embedding.embed import embed_missing
+from selection.fleet import frames
 from selection.fleet.frames import Frame
+from selection.near_duplicates import of_fleet
 from service import reconcile, structure
 from service.app import create_app
 from service.cli.main import app
 from service.curator import Curator
 from service.production_line import prepare
 from service.structure import map_picture
-from service.structure.kept import FRESH_FOR_S
+from service.structure.kept import FRESH_FOR_S, KeptStructure
+from service.structure.terms import StructureTerms
 from tests.service.conftest import ADDRESS
 
 
@@ -149,6 +153,34 @@ def test_a_survey_answers_requests_and_search_terms(
     assert small_client.get("/api/v1/map").json()["total"] == 12
     coloured = small_client.get("/api/v1/map", params={"color": "slice"}).json()["color"]
     assert sum(coloured["counts"]) == 12
+
+
+def test_another_of_its_group_stands_in_for_a_withdrawn_keeper(embedded: Platform, fleet: list[Frame]) -> None:
+    curator = Curator(embedded)
+    structure.survey_fleet(embedded, curator)
+    kept = KeptStructure(embedded, encoder_id=curator.encoder_id)
+    surveyed, columns = kept.survey(), curator.columns()
+    assert surveyed is not None
+    keeper_N = surveyed.keepers(np.arange(12))
+    groups = {row: np.flatnonzero(keeper_N == row) for row in set(keeper_N.tolist())}
+    keeper = max(groups, key=lambda row: len(groups[row]))
+    left = groups[keeper][groups[keeper] != keeper]
+    assert len(left) > 1
+    terms = StructureTerms(kept, columns)
+
+    def found(value: str) -> set[int]:
+        mask = terms.matches("is", value, is_prefix=False, rows=12)
+        assert mask is not None
+        return set(np.flatnonzero(mask & columns.mask("")).tolist())
+
+    assert found("keeper") == set(groups)
+    frames.withdraw(embedded.database, [fleet[keeper].frame_id], datetime.now(UTC))
+    columns.refresh()
+    best = int(left[np.argmin(of_fleet.quality_order(columns, left))])
+    assert found("keeper") == set(groups) - {keeper} | {best}
+    assert found("duplicate") == set(range(12)) - found("keeper") - {keeper}
+    for rows in range(12):
+        terms.matches("is", "keeper", is_prefix=False, rows=rows)
 
 
 def test_the_map_is_made_once_and_filtered(

@@ -202,7 +202,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         values = np.nan_to_num(np.asarray(image, dtype=np.float64))
         top = values.max(initial=0.0)
-        depth = 255.0 if top <= 255.0 else 65535.0 if top <= 65535.0 else top
+        unit = image.mode == "F" and top <= 1.0
+        depth = 1.0 if unit else 255.0 if top <= 255.0 else 65535.0 if top <= 65535.0 else top
         return Image.fromarray((values.clip(0.0) * (255.0 / depth)).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")

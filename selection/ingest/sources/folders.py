@@ -52,7 +52,7 @@ class Sources:
             problem = "is not a file" if metadata_file.exists() else "does not exist"
             raise InvalidInput(f"metadata file {metadata_file} {problem}")
         self._excluded = frozenset(os.path.realpath(folder) for folder in excluded)
-        self._metadata_file = None if metadata_file is None else os.path.realpath(metadata_file)
+        self._metadata_file = None if metadata_file is None else _in_real_folder(str(metadata_file))
         self._folders: dict[str, None] = {}
         self._files: dict[str, bool] = {}  # Absolute path -> named by itself (True) or met by a glob.
         for source in given:
@@ -66,12 +66,15 @@ class Sources:
                 self._metadata_file, folders=list(self._folders), files=self._files, elsewhere=True
             )
             return
+        is_only = len(self._folders) + len(self._files) == 1
         for folder in self._folders:
             governing = _metadata_for_folder(folder)
-            if governing is not None:
+            if governing is None:
+                yield from self._tree(folder)
+            elif is_only:
                 yield from self._dataset(governing, folders=[folder])
             else:
-                yield from self._tree(folder)
+                yield from self._one_of_several(governing, folders=[folder])
         yield from self._single_files()
 
     def _look_up(self, source: str) -> None:
@@ -89,19 +92,20 @@ class Sources:
             self._take(match, named=False)
 
     def _take(self, path: str, *, named: bool) -> None:
-        real = os.path.realpath(path)
+        path = _in_real_folder(path)
+        real = os.path.realpath(path) if os.path.islink(path) else path
         if real in self._excluded or any(real.startswith(folder + os.sep) for folder in self._excluded):
             return
         if os.path.isdir(real):
             self._folders[real] = None
-        elif os.path.basename(real) in TRACK_NAMES:
+        elif os.path.basename(path) in TRACK_NAMES:
             return
-        elif os.path.basename(real) == METADATA_NAME:
+        elif os.path.basename(path) == METADATA_NAME:
             # Naming the list means the dataset; a glob such as `data/*` merely meets it beside the images.
             if named:
-                self._folders[os.path.dirname(real)] = None
+                self._folders[os.path.dirname(path)] = None
         else:
-            self._files[real] = named or self._files.get(real, False)
+            self._files[path] = named or self._files.get(path, False)
 
     def _single_files(self) -> Iterator[SourceFile | Reject]:
         governed: dict[str, dict[str, bool]] = {}
@@ -113,7 +117,16 @@ class Sources:
                 track = _track_in(os.path.dirname(path))
                 yield _checked(path, name=os.path.basename(path), said=FrameMetadata(), track=track, met=not named)
         for governing, files in governed.items():
-            yield from self._dataset(governing, folders=[], files=files)
+            yield from self._one_of_several(governing, folders=[], files=files)
+
+    def _one_of_several(
+        self, listing: str, *, folders: Sequence[str], files: dict[str, bool] | None = None
+    ) -> Iterator[SourceFile | Reject]:
+        """As `_dataset`; a list that cannot be read does not end the others."""
+        try:
+            yield from self._dataset(listing, folders=folders, files=files)
+        except InvalidInput as exc:
+            yield Reject(source=listing, reason=exc.message)
 
     def _dataset(
         self,
@@ -166,7 +179,7 @@ class Sources:
             if problem is not None:
                 yield Reject(source=folder, reason=problem)
             elif METADATA_NAME in names:
-                yield from self._dataset(os.path.join(folder, METADATA_NAME), folders=[folder])
+                yield from self._one_of_several(os.path.join(folder, METADATA_NAME), folders=[folder])
             else:
                 track = _track_in(folder)
                 for name in names:
@@ -185,16 +198,23 @@ def _metadata_for_folder(folder: str) -> str | None:
     return None
 
 
+def _in_real_folder(path: str) -> str:
+    """Absolute and without links to folders, but with the file's own name: what it links to may have none worth keeping."""
+    if os.path.isdir(path):
+        return os.path.realpath(path)
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
 def _lines(listing: str) -> Iterator[bytes]:
     try:
-        file = Path(listing).open("rb")  # noqa: SIM115  # Closed below; opening is the part that may be refused.
+        with Path(listing).open("rb") as file:
+            while line := file.readline(_LONGEST_LINE):
+                if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
+                    problem = f"a line of {listing} is longer than {_LONGEST_LINE >> 20} MiB; is this JSON Lines?"
+                    raise InvalidInput(problem)
+                yield line
     except OSError as exc:
         raise InvalidInput(f"cannot read {listing}: {exc.strerror}") from exc
-    with file:
-        while line := file.readline(_LONGEST_LINE):
-            if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
-                raise InvalidInput(f"a line of {listing} is longer than {_LONGEST_LINE >> 20} MiB; is this JSON Lines?")
-            yield line
 
 
 def _track_in(folder: str) -> str | None:

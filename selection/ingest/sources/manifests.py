@@ -3,7 +3,8 @@
     {"uri": "s3://lake/site/0001.jpg", "digest": "<sha256>", "width": 1920, "height": 1080, "drive": "d17", "speed_kph": 42}
 
 `uri` (or `source-ref`, or `file`) is a path, absolute or relative to the manifest, `file://...` or `s3://...`. All else may be missing;
-beside `digest` (or `sha256`), `width`, `height`, `format` and `size_bytes` the keys are those of `selection.fleet.metadata`.
+beside `digest` (or `sha256`), `width`, `height`, `format` and `size_bytes` the keys are those of `selection.fleet.metadata`, and `lat` and
+`lon` beside one another are a location.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import InvalidInput
-from infra.lake import s3_parts
+from infra.lake import local_path, s3_parts
 from selection.fleet import metadata
 from selection.fleet.metadata import METADATA_NAME, FrameMetadata
 from selection.ingest.rejects import Reject
@@ -35,6 +36,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d+)?([eE][+-]?\d{1,3})?")
 _PARQUET_ROWS = 10_000
 _LONGEST_SIDE = 1_000_000
+_UNREADABLE = object()
 _SCALARS = (str, int, float)  # As a tuple: a union would be made anew for every value.
 
 
@@ -98,7 +100,7 @@ def _entries(manifest: Path, meter: Meter) -> Iterator[tuple[int, dict[str, Any]
                 yield from _csv(manifest, meter)
             case _:
                 yield from _json_lines(manifest, meter)
-    except (OSError, UnicodeError) as exc:
+    except (OSError, UnicodeError, csv.Error) as exc:
         raise InvalidInput(f"cannot read the manifest {manifest}: {exc}") from exc
 
 
@@ -109,38 +111,36 @@ def _json_lines(manifest: Path, meter: Meter) -> Iterator[tuple[int, dict[str, A
             if not line.strip():
                 continue
             try:
-                yield number, metadata.parse_object(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
+                found = metadata.parse_object(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
+                yield number, _with_location(found)
             except InvalidInput as exc:
                 yield number, _bad_line(manifest, number, exc.message)
 
 
 def _csv(manifest: Path, meter: Meter) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
     # One line in another encoding must not end the rest; what it names will be found missing.
-    with manifest.open("rb") as packed, TextIOWrapper(packed, "utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
+    with manifest.open("rb") as packed, TextIOWrapper(packed, "utf-8-sig", errors="replace") as file:
+        header = next(csv.reader([file.readline()], strict=True), [])
         if not set(header) & set(_URI_KEYS):
             raise InvalidInput(f"the manifest {manifest} has no column `uri`; its first line must name the columns")
-        while True:
+        # Each line by itself: a quote that is not closed would take all that follows for one cell.
+        for number, line in enumerate(file, start=2):
             meter.position = packed.tell()
             try:
-                cells = next(reader, None)
+                cells = next(csv.reader([line], strict=True))
             except csv.Error as exc:
-                yield reader.line_num, _bad_line(manifest, reader.line_num, str(exc))
+                yield number, _bad_line(manifest, number, f"{exc}; each image needs a line of its own")
                 continue
-            if cells is None:
-                return
             if not cells:
                 continue
             if len(cells) != len(header):
-                reason = f"{len(cells)} values for {len(header)} columns"
-                yield reader.line_num, _bad_line(manifest, reader.line_num, reason)
+                yield number, _bad_line(manifest, number, f"{len(cells)} values for {len(header)} columns")
                 continue
             found = {key: _typed(key, cell) for key, cell in zip(header, cells, strict=True) if cell != ""}
-            yield reader.line_num, _with_location(found)
+            yield number, _with_location(found)
 
 
-def _parquet(manifest: Path, meter: Meter) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet(manifest: Path, meter: Meter) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -153,6 +153,10 @@ def _parquet(manifest: Path, meter: Meter) -> Iterator[tuple[int, dict[str, Any]
                 for values in zip(*(_values(column) for column in batch.columns), strict=True):
                     number += 1
                     meter.position = number
+                    if _UNREADABLE in values:
+                        key = names[values.index(_UNREADABLE)]
+                        yield number, _bad_line(manifest, number, f"the value of `{key}` is none that can be read")
+                        continue
                     found = {key: value for key, value in zip(names, values, strict=True) if value is not None}
                     yield number, _with_location(found)
     except pa.ArrowException as exc:
@@ -161,8 +165,7 @@ def _parquet(manifest: Path, meter: Meter) -> Iterator[tuple[int, dict[str, Any]
 
 def _read_entry(entry: Mapping[str, Any], *, home: str, folder: str) -> ManifestEntry:
     written = next((entry[key] for key in _URI_KEYS if entry.get(key)), None)
-    if not isinstance(written, str) or "\0" in written:
-        raise InvalidInput("`uri` is missing")
+    written = metadata.file_name(written, key="uri")
     digest = entry.get("digest") or entry.get("sha256")
     if digest is not None:
         digest = str(digest).lower().removeprefix("sha256:")
@@ -185,9 +188,11 @@ def _read_entry(entry: Mapping[str, Any], *, home: str, folder: str) -> Manifest
 def _uri(written: str, *, home: str, folder: str) -> str:
     if written.startswith("s3://"):
         s3_parts(written)
-        return metadata.valid_text(written)
+        return _valid_uri(written)
     if written.startswith("file://"):
-        return metadata.valid_text(written)
+        if "\0" in str(local_path(written)):
+            raise InvalidInput("`uri` holds a NUL character")
+        return _valid_uri(written)
     if "://" in written:
         raise InvalidInput(f"`uri` {written[:80]!r} is neither a path, file:// nor s3://")
     if written.isascii() and re.fullmatch(r"[A-Za-z0-9_/.-]+", written) and ".." not in written:
@@ -195,8 +200,14 @@ def _uri(written: str, *, home: str, folder: str) -> str:
     return Path(os.path.normpath(os.path.join(folder, written))).as_uri()
 
 
+def _valid_uri(written: str) -> str:
+    if metadata.valid_text(written) != written:
+        raise InvalidInput("`uri` is not UTF-8")
+    return written
+
+
 def _count(entry: Mapping[str, Any], key: str, *, largest: int) -> int:
-    value = entry.get(key)
+    value = metadata.whole(entry.get(key))
     if value is None:
         return 0
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= largest:
@@ -219,10 +230,20 @@ def _values(column: Any) -> list[Any]:
 
     if pa.types.is_timestamp(column.type) and column.type.unit == "ns":  # Python's own times end at microseconds.
         column = column.cast(pa.timestamp("us", tz=column.type.tz), safe=False)
-    found: list[Any] = column.to_pylist()
+    try:
+        found: list[Any] = column.to_pylist()
+    except (OverflowError, ValueError):  # Times beyond the year 9999, text that is not UTF-8.
+        found = [_scalar(one) for one in column]
     if pa.types.is_string(column.type) or pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
         return found  # Most columns; asking value by value would take a fifth of the time of reading a manifest.
     return [None if _absent(value) else _plain(value) for value in found]
+
+
+def _scalar(value: Any) -> Any:
+    try:
+        return value.as_py()
+    except (OverflowError, ValueError):
+        return _UNREADABLE
 
 
 def _absent(value: Any) -> bool:
@@ -231,7 +252,7 @@ def _absent(value: Any) -> bool:
 
 def _plain(value: Any) -> Any:
     """A Parquet value as JSON would hold it."""
-    if value is None or isinstance(value, _SCALARS):
+    if value is None or value is _UNREADABLE or isinstance(value, _SCALARS):
         return value
     if isinstance(value, date | time):
         return value.isoformat()
@@ -246,7 +267,7 @@ def _plain(value: Any) -> Any:
 
 def _with_location(found: dict[str, Any]) -> dict[str, Any]:
     """Columns have no objects: `lat` and `lon` beside one another are a location."""
-    if "location" not in found and "lat" in found and "lon" in found:
+    if found.get("location") is None and found.get("lat") is not None and found.get("lon") is not None:
         found["location"] = [found.pop("lat"), found.pop("lon")]
     return found
 

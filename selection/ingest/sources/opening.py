@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -45,11 +46,15 @@ class Kinds:
 
 
 def read_source(text: str, *, site: str | None) -> Named:
-    """`nagoya=/data/a` is the source `/data/a` of the site `nagoya`, unless a file has that very name."""
+    """`nagoya=/data/a` is the source `/data/a` of the site `nagoya`, unless files have that very name."""
     found = _NAMED_SITE.fullmatch(text)
-    if found is None or os.path.exists(os.path.expanduser(text)):
+    if found is None or _is_there(os.path.expanduser(text)):
         return Named(given=text, site=site)
     return Named(given=found[2], site=found[1])
+
+
+def _is_there(path: str) -> bool:
+    return os.path.exists(path) or (glob.has_magic(path) and next(glob.iglob(path, recursive=True), None) is not None)
 
 
 def by_kind(sources: Sequence[str], *, site: str | None, in_place: bool) -> Kinds:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -112,15 +113,15 @@ def read(
 ) -> Iterator[SourceFile | Reject]:
     """The frames of a video in their order; at the end a reject, if it is damaged or cut short: the frames up to there are kept.
 
-    A video is a drive by default, named after its folder and file. What the metadata says of it holds for all its frames; `captured_at` is
-    when it begins.
+    A video is a drive by default, named after its place below the folder that was given, or after its own folder and file. What the metadata
+    says of it holds for all its frames; `captured_at` is when it begins.
     """
     import av
     from av.error import FFmpegError
 
     shown, told = video.shown, _Told()
     try:
-        with _open(video, lake) as file:
+        with _open(video, lake, throttle) as file:
             _check_bytes(file, video)
             with av.open(file, mode="r", metadata_errors="ignore") as container:
                 yield from _frames(container, video, options, told=told, meter=meter, throttle=throttle)
@@ -139,14 +140,21 @@ def read(
         yield Reject(source=shown, reason=problem)
 
 
-def _open(video: SourceFile, lake: Lake) -> io.BufferedIOBase:
+def _open(video: SourceFile, lake: Lake, throttle: Throttle) -> io.BufferedIOBase:
     if video.data is not None:
         return io.BytesIO(video.data)
-    if not video.path.startswith("s3://"):
+    if not _is_remote(video):
         return Path(video.path).open("rb")
     if video.size_bytes > LARGEST_REMOTE_BYTES:
         raise InvalidInput(f"larger than {LARGEST_REMOTE_BYTES >> 20} MiB; copy it to a disk and ingest it from there")
-    return io.BytesIO(lake.read(video.path))
+    throttle.take(video.size_bytes)
+    data = lake.read(video.path)
+    throttle.take(max(0, len(data) - video.size_bytes))  # A list may say nothing of the size.
+    return io.BytesIO(data)
+
+
+def _is_remote(video: SourceFile) -> bool:
+    return video.path.startswith("s3://")
 
 
 def _check_bytes(file: io.BufferedIOBase, video: SourceFile) -> None:
@@ -187,7 +195,8 @@ def _frames(
     fps, due, begun, latest = Fraction(options.fps), Fraction(0), meter.position, Fraction(0)
     if stream.start_time is not None and stream.time_base is not None:
         told.zero = stream.start_time * stream.time_base
-    for picture in _pictures(container, stream, told=told, throttle=throttle, is_paid=video.data is not None):
+    is_paid = video.data is not None or _is_remote(video)
+    for picture in _pictures(container, stream, told=told, throttle=throttle, is_paid=is_paid):
         stamp = picture.pts if picture.pts is not None else picture.dts
         if stamp is None or picture.time_base is None:
             told.damage()
@@ -241,10 +250,19 @@ def _pictures(
 def _described(video: SourceFile, container: InputContainer, options: VideoOptions) -> SourceFile:
     """The video as a pattern for its frames: what is said about it, completed by what it says itself."""
     said = video.said
-    path = PurePosixPath(video.name if "/" in video.name or video.data is not None else video.path)
-    drive = said.drive or metadata.valid_text(f"{path.parent.name}/{path.stem}".lstrip("/"))
+    drive = said.drive or metadata.valid_text(_drive(video))
     start = said.captured_at or options.start or _creation_time(container)
     return replace(video, said=replace(said, drive=drive, captured_at=start), container=video.shown, digest=None)
+
+
+def _drive(video: SourceFile) -> str:
+    """Folders of one name are in many places, so all of a relative name counts; of any other the last folder must do."""
+    name = PurePosixPath(posixpath.normpath(video.name))
+    if "://" not in video.name and not name.is_absolute() and name.parts[0] != "..":
+        if len(name.parts) > 1 or video.data is not None:
+            return str(name.with_suffix(""))
+        name = PurePosixPath(video.path)
+    return f"{name.parent.name}/{name.stem}".lstrip("/")
 
 
 def _creation_time(container: InputContainer) -> datetime | None:

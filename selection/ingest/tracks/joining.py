@@ -1,12 +1,13 @@
 """Joins tracks to frames by time: place, speed and yaw rate at the moment of each.
 
-What a frame says of itself stays; a track fills what is missing, and what an earlier track has filled. The attribute `joined_track` keeps
-which file filled what.
+What a frame says of itself stays; a track fills what is missing, and what an earlier track has filled. Of several tracks the first that knows
+a quantity gives it. The attribute `joined_track` keeps which file filled what.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -25,7 +26,10 @@ TOLERANCE_S = 1.0
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NOTE = "joined_track"
-_KEPT_BESIDE = 16
+_KEPT_POINTS = 4_000_000
+"""Of tracks beside images, at about 45 bytes each; those of the folder that was asked for last stay longest."""
+_LEAST_POINTS = 1000
+_FAILED_TOLD = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +93,9 @@ class Joiner:
         self._problems = Problems()
         self._failed: list[str] = []
         self._counts = {"joined": 0, "without_time": 0, "without_track": 0, "too_far": 0}
-        self._beside: dict[str, dict[Key, Track]] = {}
+        self._beside: OrderedDict[str, dict[Key, Track]] = OrderedDict()
+        self._beside_points = 0
+        self._were_read: set[str] = set()
         self._used = bool(options.files)
         self._given = [
             reading.read(path.expanduser(), speed_unit=options.speed_unit, problems=self._problems)
@@ -144,7 +150,8 @@ class Joiner:
         """What became of the tracks; None where there were none."""
         if not self._used:
             return None
-        return TrackOutcome(**self._counts, notes=(*self._failed, *self._problems.lines()))
+        failed = reading.shortened(self._failed, most=_FAILED_TOLD, what="tracks that cannot be used")
+        return TrackOutcome(**self._counts, notes=(*failed, *self._problems.lines()))
 
     def _added(self, known: Mapping[str, Any], *, beside: str | None, is_counted: bool = False) -> dict[str, Any]:
         """What the tracks know of a frame and it does not say itself, with the note of where that is from."""
@@ -156,22 +163,25 @@ class Joiner:
                 self._counts["without_track" if not candidates else "without_time"] += step
                 return {}
             time_us = (known["captured_at"] - _EPOCH) // timedelta(microseconds=1)
-            near = ((one, one.at(time_us, tolerance_us=self._tolerance_us)) for one in candidates)
-            track, found = next(((one, values) for one, values in near if values), (candidates[0], {}))
+            found: dict[str, Any] = {}
+            sources: dict[str, str] = {}
+            for one in candidates:
+                for key, value in one.at(time_us, tolerance_us=self._tolerance_us).items():
+                    if key not in found:
+                        found[key], sources[key] = value, one.source
             self._counts["joined" if found else "too_far"] += step
         attributes = known["attributes"] or {}
-        note = attributes.get(_NOTE)
-        filled = note.get("keys", ()) if isinstance(note, Mapping) else ()
+        filled = _filled(attributes.get(_NOTE))
         said = {*attributes, *((LOCATION,) if known["location"] else ())} - set(filled)
-        new: dict[str, Any] = {key: value for key, value in found.items() if key not in said}
+        new = {key: value for key, value in found.items() if key not in said}
         if new:
-            new[_NOTE] = {"source": track.source, "keys": sorted({*filled, *new})}
+            new[_NOTE] = _note({**filled, **{key: sources[key] for key in new}})
         return new
 
     def _candidates(self, known: Mapping[str, Any], beside: str | None) -> Iterator[Track]:
         keys: tuple[Key, ...] = (
-            ("drive", known["drive"] or ""),
-            ("vehicle", known["vehicle"] or ""),
+            ("drive", reading.name_of(known["drive"] or "")),
+            ("vehicle", reading.name_of(known["vehicle"] or "")),
             ("any", ""),
         )
         for tracks in [*self._given, *([self._read_beside(beside)] if beside else [])]:
@@ -179,15 +189,48 @@ class Joiner:
 
     def _read_beside(self, path: str) -> dict[Key, Track]:
         """A track that lies beside images; one that cannot be used is named, and the images go on without."""
-        if path not in self._beside:
-            while len(self._beside) >= _KEPT_BESIDE:
-                del self._beside[next(iter(self._beside))]
-            try:
-                self._beside[path] = reading.read(Path(path), speed_unit=self._speed_unit, problems=self._problems)
-            except InvalidInput as exc:
+        if path in self._beside:
+            self._beside.move_to_end(path)
+            return self._beside[path]
+        is_new = path not in self._were_read
+        self._were_read.add(path)
+        problems = self._problems if is_new else Problems()
+        found: dict[Key, Track] = {}
+        try:
+            found = reading.read(Path(path), speed_unit=self._speed_unit, problems=problems)
+        except InvalidInput as exc:
+            if is_new:
                 self._failed.append(exc.message)
-                self._beside[path] = {}
-        return self._beside[path]
+        self._beside[path] = found
+        self._beside_points += _size(found)
+        while self._beside_points > _KEPT_POINTS and len(self._beside) > 1:
+            self._beside_points -= _size(self._beside.popitem(last=False)[1])
+        return found
+
+
+def _size(tracks: Mapping[Key, Track]) -> int:
+    """Points of a file's tracks; small files count as if they had more, as each takes some room of its own."""
+    return max(
+        _LEAST_POINTS,
+        sum(max(len(one.times_us) for one in track.series.values()) for track in tracks.values() if track.series),
+    )
+
+
+def _filled(note: Any) -> dict[str, str]:
+    """The quantities that tracks filled, each with its file, of the note on that."""
+    if not isinstance(note, Mapping):
+        return {}
+    sources = note.get("sources")
+    by_key = sources if isinstance(sources, Mapping) else {}
+    return {key: str(by_key.get(key, note.get("source", ""))) for key in note.get("keys", ())}
+
+
+def _note(filled: Mapping[str, str]) -> dict[str, Any]:
+    """The note on which file filled what: `source` where it is one, `sources` by quantity where they are several."""
+    keys, sources = sorted(filled), set(filled.values())
+    if len(sources) == 1:
+        return {"source": sources.pop(), "keys": keys}
+    return {"sources": {key: filled[key] for key in keys}, "keys": keys}
 
 
 def _changed(found: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:

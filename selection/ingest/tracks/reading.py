@@ -5,7 +5,7 @@
 
 `time` is ISO 8601 (UTC where no offset is written) or seconds, ms, us or ns since 1970. A unit in a column's name (`speed_kph`, `speed (mph)`,
 `yaw_rate_rad_s`) counts; without one the speed is in m/s, or what `--speed-unit` says, and the yaw rate in degrees a second. A column
-`drive` or `vehicle` divides the file into the tracks of several.
+`drive` or `vehicle` divides the file into the tracks of several; with both, a row belongs to the tracks of its drive and of its vehicle.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from infra.errors import InvalidInput
+from selection.fleet.metadata import valid_text
 from selection.ingest.tracks.track import LOCATION, SPEED, YAW_RATE, Series, Track
 
 TRACK_NAMES = ("track.csv", "track.parquet")
@@ -30,7 +33,10 @@ Key = tuple[Literal["drive", "vehicle", "any"], str]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EXAMPLES = 3
+_COLUMNS_TOLD = 3
+_LATEST_US = 253_402_300_800_000_000  # The year 10,000.
 _EARLIEST_US = 100_000_000_000_000  # 1973; smaller numbers count from the start of a drive, which is no point in time.
+_US_OF_STAMP = {"s": (1_000_000, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}
 _US_PER = {"s": 1e6, "sec": 1e6, "seconds": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
 _KPH_PER = {
     **dict.fromkeys(("kph", "kmh", "kmph", "kmperh", "kmhr"), 1.0),
@@ -49,6 +55,7 @@ _LONGITUDE = re.compile(r"(?:gps|gnss|pos|position|vehicle)*(?:lon|lng|long)(?:g
 _SPEED = re.compile(r"(?:gps|gnss|can|vehicle|ego|ground|wheel|veh)*(?:speed|velocity)(?:over)?(?:ground)?(.*)")
 _YAW_RATE = re.compile(r"(?:can|imu|gps|vehicle|ego|veh)*(?:yawrate|yawvelocity|gyroz|angularvelocityz)(.*)")
 _DRIVE = re.compile(r"drive|driveid|sequence|session|sessionid|trip|tripid")
+_WHOLE_NUMBER = re.compile(r"^([+-]?\d+)\.0*$")
 _VEHICLE = re.compile(r"vehicle|vehicleid|vin|car|carid")
 
 
@@ -62,6 +69,7 @@ class Problems:
         out_of_order: Rows earlier than the one before; they were sorted.
         duplicates: Rows at the time of another of the same track; the first one stays.
         without_zone: Times without a time zone; they were taken as UTC.
+        unknown_units: Columns of speeds and yaw rates that were left out, as their unit is not known.
     """
 
     bad_rows: int = 0
@@ -70,6 +78,7 @@ class Problems:
     duplicates: int = 0
     without_zone: int = 0
     examples: list[str] = field(default_factory=list)
+    unknown_units: list[str] = field(default_factory=list)
 
     def bad(self, where: str, reason: str) -> None:
         """Counts a row that is left out."""
@@ -87,7 +96,9 @@ class Problems:
             (self.without_zone, "track times name no time zone and were taken as UTC"),
         ]
         lines = [f"{count} {what}" for count, what in found if count]
-        return [*lines[:1], *(f"  {one}" for one in self.examples), *lines[1:]] if self.bad_rows else lines
+        lines = [*lines[:1], *(f"  {one}" for one in self.examples), *lines[1:]] if self.bad_rows else lines
+        left_out = [f"{one} was left out: its unit is not known" for one in self.unknown_units]
+        return [*lines, *shortened(left_out, most=_COLUMNS_TOLD, what="columns of tracks in units that are not known")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +116,18 @@ class _Columns:
 
 
 _Point = tuple[int, float, float, float, float]
+_Stamp = tuple[int, bool]  # Microseconds since 1970, and whether the zone is known.
+
+
+class _Points:
+    """Of one track, as they are read: 40 bytes a row."""
+
+    def __init__(self) -> None:
+        self.times_us, self.values = array("q"), array("d")
+
+    def add(self, point: _Point) -> None:
+        self.times_us.append(point[0])
+        self.values.extend(point[1:])
 
 
 def read(path: Path, *, speed_unit: SpeedUnit, problems: Problems) -> dict[Key, Track]:
@@ -116,24 +139,45 @@ def read(path: Path, *, speed_unit: SpeedUnit, problems: Problems) -> dict[Key, 
     Raises:
         InvalidInput: The file is not there, not CSV or Parquet, or has no columns that say when and what.
     """
+    shown = valid_text(str(path))
+    points: dict[Key, _Points] = {}
     try:
-        rows = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
+        rows = _parquet(path, shown) if path.suffix.lower() == ".parquet" else _csv(path)
         _, header = next(rows, (0, ()))
-        columns = _find_columns([str(name) for name in header], path, speed_unit=speed_unit)
-        points: dict[Key, list[_Point]] = {}
+        columns = _find_columns([str(name) for name in header], shown, speed_unit=speed_unit, problems=problems)
         for number, cells in rows:
             try:
-                key, point = _read_row(cells, columns, problems)
-            except (ValueError, OverflowError, IndexError) as exc:
-                problems.bad(f"{path}:{number}", str(exc))
-            else:
-                points.setdefault(key, []).append(point)
+                keys, point = _read_row(cells, columns, problems)
+                for key in keys:
+                    if key not in points:
+                        points[key] = _Points()
+                    points[key].add(point)
+            except (ValueError, OverflowError, IndexError, TypeError) as exc:
+                problems.bad(f"{shown}:{number}", valid_text(str(exc)))
     except FileNotFoundError as exc:
-        raise InvalidInput(f"the track {path} does not exist") from exc
+        raise InvalidInput(f"the track {shown} does not exist") from exc
     except (OSError, UnicodeError, csv.Error) as exc:
-        raise InvalidInput(f"cannot read the track {path}: {exc}") from exc
+        raise InvalidInput(f"cannot read the track {shown}: {valid_text(str(exc))}") from exc
     source = path.absolute().as_uri()
-    return {key: _track(source, found, problems) for key, found in points.items()}
+    # The rows of a vehicle's track are those of its drives' tracks once more, if there are such.
+    again = Problems()
+    is_told_twice = columns.drive is not None
+    return {
+        key: _track(source, points.pop(key), again if is_told_twice and key[0] == "vehicle" else problems)
+        for key in list(points)
+    }
+
+
+def name_of(value: Any) -> str:
+    """The name of a drive or vehicle; a number's is the same however it is written, `17` and `17.0`."""
+    text = str(value).strip()
+    return _WHOLE_NUMBER.sub(r"\1", text) if "." in text else text
+
+
+def shortened(lines: Sequence[str], *, most: int, what: str) -> list[str]:
+    """The first few of many lines, and how many more there are."""
+    more = [f"... and {len(lines) - most} more {what}"] if len(lines) > most else []
+    return [*lines[:most], *more]
 
 
 def _csv(path: Path) -> Iterator[tuple[int, Sequence[Any]]]:
@@ -147,7 +191,7 @@ def _csv(path: Path) -> Iterator[tuple[int, Sequence[Any]]]:
                 yield number, [cell.replace(",", ".") for cell in cells] if delimiter == ";" else cells
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, Sequence[Any]]]:
+def _parquet(path: Path, shown: str) -> Iterator[tuple[int, Sequence[Any]]]:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -156,20 +200,26 @@ def _parquet(path: Path) -> Iterator[tuple[int, Sequence[Any]]]:
             yield 0, file.schema_arrow.names
             number = 0
             for batch in file.iter_batches():
-                columns = [
-                    column.cast(pa.timestamp("us", tz=column.type.tz), safe=False).to_pylist()
-                    if pa.types.is_timestamp(column.type)
-                    else column.to_pylist()
-                    for column in batch.columns
-                ]
-                for cells in zip(*columns, strict=True):
+                for cells in zip(*(_cells(column) for column in batch.columns), strict=True):
                     number += 1
                     yield number, cells
     except pa.ArrowException as exc:
-        raise InvalidInput(f"the track {path} is not Parquet that can be read: {exc}") from exc
+        raise InvalidInput(f"the track {shown} is not Parquet that can be read: {exc}") from exc
 
 
-def _find_columns(header: Sequence[str], path: Path, *, speed_unit: SpeedUnit) -> _Columns:
+def _cells(column: Any) -> list[Any]:
+    """The values of a column of Parquet; times as `_Stamp`, as Python has none beyond the year 9999."""
+    import pyarrow as pa
+
+    if not pa.types.is_timestamp(column.type):
+        return column.to_pylist() if not pa.types.is_temporal(column.type) else [None] * len(column)
+    times, per = _US_OF_STAMP[column.type.unit]
+    has_zone = column.type.tz is not None
+    counts = column.cast(pa.int64()).to_pylist()
+    return [None if count is None else (count * times // per, has_zone) for count in counts]
+
+
+def _find_columns(header: Sequence[str], shown: str, *, speed_unit: SpeedUnit, problems: Problems) -> _Columns:
     names = [re.sub(r"[^a-z0-9]", "", name.lower()) for name in header]
 
     def find(pattern: re.Pattern[str]) -> int | None:
@@ -181,15 +231,24 @@ def _find_columns(header: Sequence[str], path: Path, *, speed_unit: SpeedUnit) -
                 return i, units.get(found[1], default)
         return None
 
+    def note_unknown(pattern: re.Pattern[str]) -> None:
+        unknown = [column for column, name in zip(header, names, strict=True) if pattern.fullmatch(name)]
+        problems.unknown_units += [f"the column {valid_text(column[:40])!r} of the track {shown}" for column in unknown]
+
     time = find_unit(_TIME, _US_PER, 0.0)
     latitude, longitude = find(_LATITUDE), find(_LONGITUDE)
     speed = find_unit(_SPEED, _KPH_PER, _KPH_PER[speed_unit])
     yaw_rate = find_unit(_YAW_RATE, _DPS_PER, 1.0)
-    shown = ", ".join(header[:12])
+    there = ", ".join(header[:12])
     if time is None:
-        raise InvalidInput(f"the track {path} has no column `time` (it has {shown})")
+        raise InvalidInput(f"the track {shown} has no column `time` (it has {there})")
     if (latitude is None or longitude is None) and speed is None and yaw_rate is None:
-        raise InvalidInput(f"the track {path} has none of lat and lon, speed and yaw_rate (it has {shown})")
+        raise InvalidInput(
+            f"the track {shown} has none of lat and lon, speed and yaw_rate in a unit that is known (it has {there})"
+        )
+    for found, pattern in ((speed, _SPEED), (yaw_rate, _YAW_RATE)):
+        if found is None:
+            note_unknown(pattern)
     return _Columns(
         time=time[0],
         us_per_unit=time[1] or None,
@@ -202,26 +261,28 @@ def _find_columns(header: Sequence[str], path: Path, *, speed_unit: SpeedUnit) -
     )
 
 
-def _read_row(cells: Sequence[Any], columns: _Columns, problems: Problems) -> tuple[Key, _Point]:
+def _read_row(cells: Sequence[Any], columns: _Columns, problems: Problems) -> tuple[list[Key], _Point]:
     time_us, has_zone = _time_us(cells[columns.time], columns.us_per_unit)
     latitude, longitude = _number(cells, columns.latitude), _number(cells, columns.longitude)
     speed = _number(cells, columns.speed[0]) * columns.speed[1] if columns.speed else math.nan
     yaw_rate = _number(cells, columns.yaw_rate[0]) * columns.yaw_rate[1] if columns.yaw_rate else math.nan
     if abs(latitude) > 90 or abs(longitude) > 180:
         raise ValueError(f"{latitude}, {longitude} is no place on Earth")
+    keys = _keys(cells, columns)
     problems.without_zone += not has_zone
     if latitude == longitude == 0.0:
         problems.zero_positions += 1
         latitude = longitude = math.nan
-    return _key(cells, columns), (time_us, latitude, longitude, speed, yaw_rate)
+    return keys, (time_us, latitude, longitude, speed, yaw_rate)
 
 
-def _key(cells: Sequence[Any], columns: _Columns) -> Key:
+def _keys(cells: Sequence[Any], columns: _Columns) -> list[Key]:
+    keys: list[Key] = []
     if columns.drive is not None and cells[columns.drive] not in (None, ""):
-        return "drive", str(cells[columns.drive])
+        keys.append(("drive", name_of(cells[columns.drive])))
     if columns.vehicle is not None and cells[columns.vehicle] not in (None, ""):
-        return "vehicle", str(cells[columns.vehicle])
-    return "any", ""
+        keys.append(("vehicle", name_of(cells[columns.vehicle])))
+    return keys or [("any", "")]
 
 
 def _number(cells: Sequence[Any], place: int | None) -> float:
@@ -231,18 +292,24 @@ def _number(cells: Sequence[Any], place: int | None) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-def _time_us(cell: Any, us_per_unit: float | None) -> tuple[int, bool]:
+def _time_us(cell: Any, us_per_unit: float | None) -> _Stamp:
     """Microseconds since 1970, and whether the time was written with its zone."""
     if cell in (None, ""):
         raise ValueError("it has no time")
+    time_us, has_zone = cell if isinstance(cell, tuple) else _parsed(cell, us_per_unit)
+    if not -_LATEST_US < time_us < _LATEST_US:
+        raise ValueError("its time lies beyond the years 1 to 9999")
+    return time_us, has_zone
+
+
+def _parsed(cell: Any, us_per_unit: float | None) -> _Stamp:
     if isinstance(cell, str) and not re.fullmatch(r"\s*[+-]?[\d.]+([eE][+-]?\d+)?\s*", cell):
         try:
-            cell = datetime.fromisoformat(cell.strip())
+            moment = datetime.fromisoformat(cell.strip())
         except ValueError as exc:
             raise ValueError(f"{cell[:40]!r} is neither a time in ISO 8601 nor a number") from exc
-    if isinstance(cell, datetime):
-        aware = cell.replace(tzinfo=UTC) if cell.tzinfo is None else cell
-        return (aware - _EPOCH) // timedelta(microseconds=1), cell.tzinfo is not None
+        aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+        return (aware - _EPOCH) // timedelta(microseconds=1), moment.tzinfo is not None
     number = float(cell)
     time_us = round(number * (us_per_unit or _guess_unit(number)))
     if time_us < _EARLIEST_US:
@@ -255,20 +322,22 @@ def _guess_unit(number: float) -> float:
     return 1e6 if number < 1e11 else 1e3 if number < 1e14 else 1.0 if number < 1e17 else 1e-3
 
 
-def _track(source: str, points: Iterable[_Point], problems: Problems) -> Track:
-    table = list(points)
-    times = np.array([point[0] for point in table], dtype=np.int64)
-    values = np.array([point[1:] for point in table], dtype=np.float64)
-    problems.out_of_order += int((np.diff(times) < 0).sum())
-    order = np.argsort(times, kind="stable")
-    times, values = times[order], values[order]
+def _track(source: str, points: _Points, problems: Problems) -> Track:
+    times = np.frombuffer(points.times_us, dtype=np.int64)
+    values: NDArray[np.float64] = np.frombuffer(points.values, dtype=np.float64).reshape(-1, 4)
+    late = np.count_nonzero(times[1:] < times[:-1])
+    if late:
+        problems.out_of_order += late
+        order = np.argsort(times, kind="stable")
+        times, values = times[order], values[order]
     first = np.ones(len(times), dtype=bool)
-    first[1:] = np.diff(times) > 0
-    problems.duplicates += int((~first).sum())
-    times, values = times[first], values[first]
+    first[1:] = times[1:] > times[:-1]
+    if not first.all():
+        problems.duplicates += np.count_nonzero(~first)
+        times, values = times[first], values[first]
     series = {}
     for name, places in ((LOCATION, [0, 1]), (SPEED, [2]), (YAW_RATE, [3])):
         known = np.isfinite(values[:, places]).all(axis=1)
         if known.any():
-            series[name] = Series(times_us=times[known], values=values[known][:, places])
+            series[name] = Series(times_us=times[known], values=values[:, places][known])
     return Track(source=source, series=series)

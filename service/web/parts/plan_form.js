@@ -76,16 +76,15 @@ function lines(values, act, name, placeholder) {
   return node;
 }
 
-/** {weather: {rain: 0.3}} as "weather: rain 30%" and back. */
-const quotaLines = (quotas) => Object.entries(quotas).flatMap(([key, wanted]) => Object.entries(wanted).map(([value, amount]) => `${key}: ${value} ${isShare(amount) ? `${Number((100 * amount).toFixed(4))}%` : amount}`));
-const isShare = (amount) => amount <= 1;
+/** {weather: {rain: 0.3}} as "weather: rain 30%" and back. In JSON 1.0 is 1, so a share of all goes as the text "100%" and any 1 is a count. */
+const quotaLines = (quotas) => Object.entries(quotas).flatMap(([key, wanted]) => Object.entries(wanted).map(([value, amount]) => `${key}: ${value} ${amount < 1 ? `${Number((100 * amount).toFixed(4))}%` : amount}`));
 
 function quotasOf(all) {
   const quotas = {};
   for (const line of all) {
     const [, key, value, amount, unit] = /^([^:]+):\s*(.+?)\s+([\d.]+)\s*(%?)$/.exec(line) ?? [];
     if (!key) throw new Error(`At least: “${line}” is not “key: value amount”, such as “weather: rain 30%”.`);
-    (quotas[key.trim()] ??= {})[value] = unit ? Number(amount) / 100 : Number(amount);
+    (quotas[key.trim()] ??= {})[value] = !unit ? Number(amount) : amount < 100 ? Number(amount) / 100 : `${amount}%`;
   }
   return quotas;
 }

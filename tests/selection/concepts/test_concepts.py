@@ -103,6 +103,26 @@ def test_yes_alone_is_told_from_the_fleet(marked: tuple[Any, VectorIndex, list[s
     assert set(np.argsort(-scored)[:10].tolist()) == set(range(10))
 
 
+def test_the_background_is_drawn_from_the_whole_fleet(fleet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet.add(60)
+    fleet.embed(0, np.eye(60, dtype=np.float32))
+    index = VectorIndex(fleet.platform, "enc-1")
+    index.refresh()
+    monkeypatch.setattr(concepts, "BACKGROUND", 20)
+    drawn: list[int] = []
+    plain = probe.fit
+
+    def watched(*given: Any, background_emb: NDArray[np.float32], **named: Any) -> probe.Probe:
+        drawn.extend(background_emb.argmax(axis=1).tolist())
+        return plain(*given, background_emb=background_emb, **named)
+
+    monkeypatch.setattr(probe, "fit", watched)
+    (one,) = frames.by_rows(fleet.platform.database, [30])
+    concepts.mark(fleet.platform, "trams", yes=[one.frame_id], index=index, now=NOW)
+    expected = [row for row in np.random.default_rng(0).permutation(60)[:40].tolist() if row != 30][:20]
+    assert drawn == expected
+
+
 def test_marks_add_up_and_change_sides(marked: tuple[Any, VectorIndex, list[str]]) -> None:
     fleet, index, ids = marked
     db = fleet.platform.database

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from infra import leases
-from infra.errors import StorageFull
+from infra.errors import BackendUnavailable, StorageFull
+from infra.lake import Lake
 from selection import shards
-from selection.embedding import embed
+from selection.embedding import absences, embed
 from selection.embedding.index import VectorIndex
 from selection.embedding.replica import DeviceLost
 from selection.fleet import frames
@@ -126,7 +131,7 @@ def test_a_lost_preview_is_made_again_and_a_lost_frame_has_no_vector(coloured: A
     objects.put(damaged.preview_key, b"\xff\xd8\xff broken")
     objects.delete(gone.preview_key)
     objects.delete(gone.object_key)
-    assert embed.embed_missing(coloured.platform, ColourEncoder()) == 30
+    assert embed.embed_missing(coloured.platform, ColourEncoder()) == 29
     index = VectorIndex(coloured.platform, "enc-1")
     index.refresh()
     assert np.flatnonzero(~index.has(np.arange(30))).tolist() == [6]
@@ -257,8 +262,9 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(coloured: Any) -> Non
     objects.put(gone.preview_key, b"\xff\xd8\xff broken")
     objects.put(gone.object_key, b"\xff\xd8\xff broken too")
     named: list[str] = []
-    assert embed.embed_missing(coloured.platform, ColourEncoder(), on_unreadable=named.append) == 30
+    assert embed.embed_missing(coloured.platform, ColourEncoder(), on_unreadable=named.append) == 29
     assert named == [gone.object_key]
+    assert _to_try(coloured) == [], "trying again would not help"
 
 
 def test_a_shard_cut_in_half_is_made_again(coloured: Any) -> None:
@@ -281,3 +287,119 @@ def test_an_encoder_that_sees_more_than_previews_gets_originals(coloured: Any) -
     assert embed.embed_missing(coloured.platform, Sharp(ColourWorker())) == 30
     assert not any(coloured.platform.objects.list("previews")), "none was needed"
     assert _vectors(coloured).argmax(axis=1).tolist() == [row % 3 for row in range(30)]
+
+
+def _in_place(fleet: Any, lake: Path, *, rows: range) -> None:
+    """Has frames of the coloured fleet lie in a lake, where nobody has seen them yet."""
+    lake.mkdir()
+    db, objects = fleet.platform.database, fleet.platform.objects
+    for frame in frames.by_rows(db, rows):
+        (lake / f"{frame.row}.jpg").write_bytes(objects.get(frame.object_key))
+        digest = hashlib.sha256(objects.get(frame.object_key)).hexdigest()
+        objects.delete(frame.object_key)
+        objects.delete(frame.preview_key)
+        uri = (lake / f"{frame.row}.jpg").as_uri()
+        db.frames.update_one({"_id": frame.frame_id}, {"$set": {"object_uri": uri, "digest": digest}})
+
+
+def _to_try(fleet: Any) -> list[tuple[int, int]]:
+    """What another run would take on."""
+    later = datetime.now(UTC) + timedelta(seconds=1)
+    return embed.missing_pieces(fleet.platform, "enc-1", tried_before=later)
+
+
+def _reseen(fleet: Any, *, rows: range) -> None:
+    """What `see_missing` leaves behind."""
+    for row in rows:
+        document = fleet.platform.database.frames.find_one({"row": row})
+        data = fleet.platform.objects.lake.read(document["object_uri"])
+        preview = images.preview(images.open_image(data, max_pixels=10**6).pixels)
+        fleet.platform.objects.put(document["preview_key"], preview)
+
+
+@pytest.mark.parametrize("left", [range(6, 8), range(8)])
+def test_frames_of_a_lake_that_was_away_get_their_vectors_when_it_is_back(
+    coloured: Any, tmp_path: Path, left: range
+) -> None:
+    platform, lake, named = coloured.platform, tmp_path / "lake", list[str]()
+    _in_place(coloured, lake, rows=left)
+    lake.rename(tmp_path / "away")
+    assert embed.embed_missing(platform, ColourEncoder(), on_unreadable=named.append) == 30 - len(left)
+    assert sorted(named) == sorted((lake / f"{row}.jpg").as_uri() for row in left)
+    moment = datetime.now(UTC)
+    assert embed.missing_pieces(platform, "enc-1") == [], "they were tried just now"
+    assert _to_try(coloured) == [(0, 8)]
+    assert embed.embed_missing(platform, ColourEncoder(), tried_before=moment - timedelta(minutes=1)) == 0
+    index = VectorIndex(platform, "enc-1")
+    assert index.refresh() == 30 - len(left)
+
+    (tmp_path / "away").rename(lake)
+    _reseen(coloured, rows=left[:-1])
+    seen: list[tuple[int, int]] = []
+    again = embed.embed_missing(platform, ColourEncoder(), progress=lambda done, total: seen.append((done, total)))
+    assert again == len(left) - 1
+    assert seen[-1] == (8, 8)
+    _reseen(coloured, rows=left)
+    assert embed.embed_missing(platform, ColourEncoder()) == 1
+    assert _to_try(coloured) == []
+    assert index.refresh() == len(left)
+    assert index.vectors(np.arange(30)).argmax(axis=1).tolist() == [row % 3 for row in range(30)]
+    assert shards.valued_total(platform.database, "vectors", "enc-1") == 30
+
+
+def test_another_file_in_the_place_of_a_frame_gives_no_vector_and_no_preview(coloured: Any, tmp_path: Path) -> None:
+    platform, lake = coloured.platform, tmp_path / "lake"
+    _in_place(coloured, lake, rows=range(3, 5))
+    (lake / "3.jpg").write_bytes(_jpeg((1, 2, 3)))
+    Image.new("RGB", (3000, 10)).save(lake / "4.png")
+    digest = hashlib.sha256((lake / "4.png").read_bytes()).hexdigest()
+    changed = {"object_uri": (lake / "4.png").as_uri(), "digest": digest}
+    platform.database.frames.update_one({"row": 4}, {"$set": changed})
+    limited = replace(platform, settings=platform.settings.model_copy(update={"max_image_pixels": 20_000}))
+    assert embed.embed_missing(limited, ColourEncoder()) == 28
+    for document in platform.database.frames.find({"row": {"$in": [3, 4]}}):
+        assert not platform.objects.exists(document["preview_key"])
+    assert absences.rows_of(platform.database, "enc-1", 0) == [3], "it may come back; the large one is what it is"
+
+
+def test_one_frame_that_cannot_be_read_now_does_not_end_the_rest(
+    coloured: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _in_place(coloured, tmp_path / "lake", rows=range(2))
+    real = Lake.read
+
+    def read(self: Lake, uri: str) -> bytes:
+        if uri.endswith("/1.jpg"):
+            raise BackendUnavailable(f"{uri} cannot be read now")
+        return real(self, uri)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "read", read)
+        assert embed.embed_missing(coloured.platform, ColourEncoder()) == 29
+    _reseen(coloured, rows=range(1, 2))
+    assert embed.embed_missing(coloured.platform, ColourEncoder()) == 1
+
+
+def test_a_shard_that_is_lost_with_frames_away_is_made_again(coloured: Any, tmp_path: Path) -> None:
+    _in_place(coloured, tmp_path / "lake", rows=range(2))
+    (tmp_path / "lake").rename(tmp_path / "away")
+    assert embed.embed_missing(coloured.platform, ColourEncoder()) == 28
+    (record, *_) = shards.records(coloured.platform.database, "vectors", "enc-1")
+    coloured.platform.objects.put(record.object_key, b"broken")
+    (tmp_path / "away").rename(tmp_path / "lake")
+    _reseen(coloured, rows=range(2))
+    assert sum(embed.embed_missing(coloured.platform, ColourEncoder()) for _ in range(2)) == 8
+    assert _vectors(coloured).argmax(axis=1).tolist() == [row % 3 for row in range(30)]
+
+
+def test_a_vector_that_is_not_finite_counts_as_none(coloured: Any) -> None:
+    class Overflowing(ColourEncoder):
+        def encode_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+            vectors_ND = super().encode_images(images)
+            vectors_ND[vectors_ND.argmax(axis=1) == 1, 0] = np.nan
+            return vectors_ND
+
+    assert embed.embed_missing(coloured.platform, Overflowing()) == 20
+    index = VectorIndex(coloured.platform, "enc-1")
+    index.refresh()
+    assert np.flatnonzero(~index.has(np.arange(30))).tolist() == list(range(1, 30, 3))

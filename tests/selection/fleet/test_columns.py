@@ -16,7 +16,7 @@ from infra import database as documents
 from infra.database import Db
 from infra.errors import InvalidInput
 from selection.fleet import frames, loading
-from selection.fleet.columns import Columns
+from selection.fleet.columns import Columns, parse_filter
 from selection.fleet.frames import FrameFacts
 
 
@@ -149,6 +149,78 @@ def test_what_only_has_names_cannot_be_compared(columns: Columns) -> None:
         columns.numbers("odd")
     with pytest.raises(InvalidInput, match="character 14: has: takes names"):
         columns.mask("weather:rain has:>1")
+
+
+def test_an_attribute_named_like_a_term_goes_by_its_full_name(db: Db, columns: Columns) -> None:
+    _add(db, *({"attributes": {"odd": "left", "depth": i / 7}} for i in range(30)))
+    columns.refresh()
+    assert columns.facets()["odd"] == {"left": 30}
+    columns.provide(OddRows())
+    depths = type("Depths", (OddRows,), {"provides": ("depth",)})()
+    columns.provide(depths)
+    assert columns.facets()["attributes.odd"] == {"left": 30}
+    assert columns.facets(["attributes.odd"], where="attributes.odd:left") == {"attributes.odd": {"left": 30}}
+    assert columns.count("attributes.odd:left") == columns.count("has:attributes.odd") == 30
+    assert "attributes.odd" in columns.keys
+    assert "odd" not in {*columns.keys, *columns.facets()}
+    assert [key for key in columns.histograms() if "depth" in key] == ["attributes.depth"]
+    assert columns.numbers("attributes.depth")[-1] == 29 / 7
+    for where, key in {
+        "odd:yes": None,
+        "attributes.odd:left": "attributes.odd",
+        "attributes.weather:rain": "weather",
+        "site:ulm": "site",
+        "attributes.site:tunnel": "attributes.site",
+        "hour:7": None,
+        "has:odd": None,
+        "after:2026-01-01": None,
+    }.items():
+        assert columns.key_of(parse_filter(where).terms[0]) == key, where
+
+
+def test_a_text_and_a_number_of_one_writing_are_one_value(db: Db, columns: Columns) -> None:
+    _add(db, *({"attributes": {"gear": gear}} for gear in ["2", "R", "2", 2, 2.0, 3, "2.0"]))
+    columns.refresh()
+    assert columns.values("gear") == ("2", "R", "2.0", "3")
+    assert columns.facets(["gear"]) == {"gear": {"2": 4, "R": 1, "2.0": 1, "3": 1}}
+    assert columns.count("gear:2") == 4
+    assert columns.codes("gear")[0][4:].tolist() == [0, 1, 0, 0, 0, 3, 2]
+    assert columns.count("gear:2*") == 5
+
+
+def test_whole_numbers_that_no_double_holds_are_not_asked_for(db: Db, columns: Columns) -> None:
+    _add(db, *({"attributes": {"t_ns": 1772000000000000000 + i, "serial": str(2**53 + i)}} for i in range(3)))
+    columns.refresh()
+    assert columns.count("t_ns:1772000000000000000") == 3
+    with pytest.raises(
+        InvalidInput, match=r"t_ns: whole numbers beyond 2\^53 are kept rounded, 1772000000000000001 as"
+    ):
+        columns.count("t_ns:1772000000000000001")
+    assert columns.count("t_ns:1772000000000000000..1772000000000001000") == 3
+    assert columns.count(f"serial:{2**53 + 1}") == 1
+    assert columns.count("lanes:-3,1" + "0" * 5000) == 0
+
+
+def test_having_a_key_is_asked_of_all_its_writings(db: Db, columns: Columns) -> None:
+    _add(db, {"attributes": {"Weather": "fog"}}, {"attributes": {"Site": "bridge"}})
+    columns.refresh()
+    for where, rows in {
+        "has:weather": [0, 1, 2, 4],
+        "-has:WEATHER": [3, 5],
+        "has:attributes.weather": [0, 1, 2, 4],
+        "has:site": [0, 1, 5],
+        "has:attributes.site": [1, 5],
+    }.items():
+        assert np.flatnonzero(columns.mask(where)).tolist() == rows, where
+
+
+def test_a_term_is_not_taken_for_a_column(columns: Columns) -> None:
+    columns.provide(OddRows())
+    for name in ("odd", "odd:yes", "hour", "near"):
+        with pytest.raises(InvalidInput, match=f"'{name.partition(':')[0]}' is a search term, not a column"):
+            columns.codes(name)
+    with pytest.raises(InvalidInput, match=r"there is no key 'od'; did you mean odd\?"):
+        columns.codes("od")
 
 
 def test_a_mask_is_the_callers_own(columns: Columns) -> None:

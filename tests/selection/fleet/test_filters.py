@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.errors import InvalidInput
-from selection.fleet.filters import NearTerm, Range, TimeTerm, ValueTerm, parse_filter, parse_query, term_text
+from selection.fleet.filters import (
+    NearTerm,
+    Range,
+    TimeTerm,
+    ValueTerm,
+    parse_filter,
+    parse_query,
+    term_text,
+    value_text,
+)
 
 
 def _value(text: str) -> ValueTerm:
@@ -169,3 +178,14 @@ def test_any_query_is_read_or_refused_and_reads_the_same_written_out(text: str) 
     again = parse_query(f"{parsed.written_words()} {' '.join(map(term_text, parsed.filter.terms))}")
     assert (again.texts, again.without) == (parsed.texts, parsed.without)
     assert len(again.filter.terms) == len(parsed.filter.terms)
+
+
+@given(st.text())
+def test_a_value_of_a_frame_is_written_so_that_it_is_asked_for(value: str) -> None:
+    (term,) = parse_filter(f"key:{value_text(value)}").terms
+    assert term == ValueTerm(key="key", values=(value.casefold(),))
+
+
+@pytest.mark.parametrize("value", ["<10m", ">50m", "30..50", "STOP*", "Hauptstraße", "a,b", "", 'a "b" \\', "-5"])
+def test_values_that_look_like_something_else(value: str) -> None:
+    assert _value(f"key:{value_text(value)}").values == (value.casefold(),)

@@ -119,3 +119,24 @@ def test_any_accepted_line_can_be_stored(entry: dict[str, Any]) -> None:
     except InvalidInput:
         return
     assert bson.decode(bson.encode({"attributes": dict(found.attributes)}))["attributes"] == found.attributes
+
+
+@pytest.mark.parametrize(
+    "text", ["1970-01-01T00:00:00Z", "1970-01-01", "0000-00-00T00:00:00", "0000:00:00 00:00:00", "1904-01-01T00:00:00Z"]
+)
+def test_a_clock_that_was_never_set_gives_no_time(text: str) -> None:
+    assert metadata.parse_line(_line(captured_at=text)).captured_at is None
+
+
+def test_a_name_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="no name can have"):
+        metadata.parse_line(_line(file="\ud800.jpg"))
+    assert metadata.parse_line(_line(file="\udcff.jpg")).file == "\udcff.jpg", (
+        "how Python writes the byte 0xFF of a name"
+    )
+
+
+def test_a_whole_number_may_have_become_a_float() -> None:
+    assert metadata.parse_line(_line(drive=17.0)).drive == "17"
+    with pytest.raises(InvalidInput, match="`drive`"):
+        metadata.parse_line(_line(drive=17.5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
@@ -15,6 +16,7 @@ from infra.errors import InvalidInput
 from infra.platform import Platform
 from selection.fleet import frames, sightings
 from selection.ingest import ingest as ingesting
+from selection.ingest import rejects
 from selection.ingest.ingest import ingest
 from selection.ingest.sources import Reject, SourceFile, archives
 
@@ -85,3 +87,52 @@ def test_a_tar_that_is_cut_short_gives_what_was_whole(tmp_path: Path) -> None:
 def test_what_is_inside_a_tar_cannot_stay_in_place(stores: Platform, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="--in-place"):
         ingest(stores, [str(_tar(tmp_path / "x.tar", [("a.jpg", _jpeg(1))]))], in_place=True)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_with_a_damaged_header_or_without_its_end_is_no_success(tmp_path: Path, mode: str) -> None:
+    plain = _tar(tmp_path / "plain.tar", [(f"{i}.jpg", _jpeg(i)) for i in range(4)]).read_bytes()
+    with tarfile.open(tmp_path / "plain.tar") as tar:
+        third = tar.getmembers()[2].offset
+    damaged = plain[: third + 10] + b"\xff" * 4 + plain[third + 14 :]
+    for data in (damaged, plain[: third + 200], plain[:third]):
+        path = tmp_path / ("x.tar" if mode == "w" else "x.tar.gz")
+        path.write_bytes(data if mode == "w" else gzip.compress(data))
+        *files, last = archives.read(path)
+        assert [one.name for one in files if isinstance(one, SourceFile)] == ["0.jpg", "1.jpg"]
+        assert isinstance(last, Reject)
+        assert "damaged or cut short" in last.reason
+
+
+def test_a_tar_that_ends_properly_is_a_success(tmp_path: Path) -> None:
+    whole = _tar(tmp_path / "x.tar", [("a.jpg", _jpeg(1))]).read_bytes()
+    with tarfile.open(tmp_path / "x.tar") as tar:
+        end = tar.getmembers()[0].offset_data + 512 * -(-len(_jpeg(1)) // 512)
+    for data in (whole, whole[: end + 1024], whole[: end + 512], whole + whole, whole + b"\0" * 10240):
+        (tmp_path / "x.tar").write_bytes(data)
+        assert [type(one) for one in archives.read(tmp_path / "x.tar")] == [SourceFile]
+    empty = list(archives.read(_tar(tmp_path / "empty.tar", [])))
+    assert empty == []
+
+
+def test_what_a_list_in_a_tar_names_in_vain_is_missing_until_it_is_there(stores: Platform, tmp_path: Path) -> None:
+    lines = [{"file": name, "drive": "d1"} for name in ("./b.jpg", "../img/c.jpg", "a.jpg", "gone.jpg", "../../d.jpg")]
+    listing = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    images = [(f"img/{name}.jpg", _jpeg(level * 9)) for level, name in enumerate(["a", "b", "c", "gone"])]
+    first = [images[0], ("img/metadata.jsonl", listing), ("./img/b.jpg", images[1][1]), images[2]]
+    report = ingest(stores, [str(_tar(tmp_path / "x.tar", first))])
+    assert (report.added, report.missing, report.broken) == (3, 2, 1)
+    assert [one.source.partition("#")[2] for one in report.examples["missing"]] == ["img/a.jpg", "img/gone.jpg"]
+    assert "before its list" in report.examples["missing"][0].reason
+    assert "points outside" in report.examples["broken"][0].reason
+    assert sorted(str(one.drive) for one in frames.by_rows(stores.database, range(3))) == ["None", "d1", "d1"]
+    ingest(stores, [str(_tar(tmp_path / "x.tar", [first[1], *images]))])
+    assert [one.kind for one in rejects.list_rejects(stores.database)] == ["broken"]
+
+
+def test_hidden_names_in_a_tar_are_left_out_unless_listed(tmp_path: Path) -> None:
+    listing = b'{"file": ".kept.jpg"}\n'
+    names = [".thumbs/a.jpg", "x/.git/b.jpg", "._c.jpg", "./d.jpg", ".kept.jpg"]
+    members = [("metadata.jsonl", listing), *((name, _jpeg(1)) for name in names)]
+    found = list(archives.read(_tar(tmp_path / "x.tar", members)))
+    assert [one.name for one in found if isinstance(one, SourceFile)] == ["d.jpg", ".kept.jpg"]

@@ -14,12 +14,15 @@ import pytest
 from PIL import Image
 
 from infra import database as documents
-from infra.errors import NotFound
+from infra.errors import BackendUnavailable, InvalidInput, NotFound
+from infra.lake import Lake
 from infra.objects import open_objects
 from infra.platform import Platform
 from selection.fleet import frames, originals
+from selection.fleet.originals import UNANSWERED_IN_A_ROW
 from selection.ingest import ingest as ingesting
 from selection.ingest.ingest import ingest
+from selection.ingest.rejects import list_rejects
 from tests.selection.ingest.conftest import VideoMaker
 
 
@@ -152,3 +155,93 @@ def test_a_video_in_a_bucket(lake: tuple[Platform, Any], make_video: VideoMaker,
     assert ingest(platform, ["s3://lake/v"]).added == 4
     frame = frames.by_rows(platform.database, [0])[0]
     assert (frame.drive, frame.source) == ("d1/a", "d1/a.mp4#t=00000.000000")
+
+
+def _put(client: Any, bucket: str, objects: dict[str, bytes]) -> str:
+    client.create_bucket(Bucket=bucket)
+    for key, data in objects.items():
+        client.put_object(Bucket=bucket, Key=key, Body=data)
+    return f"s3://{bucket}"
+
+
+def test_a_key_that_cannot_be_read_is_a_reject_and_the_rest_goes_on(lake: tuple[Platform, Any]) -> None:
+    platform, client = lake
+    keys = ["s/a.jpg", "s//b.jpg", "s/./c.jpg", "s/d.jpg", "s/e/", "s/e/f.jpg", "s/.thumbs/g.jpg", "s/e/.h.jpg"]
+    images = {key: b"" if key.endswith("/") else _jpeg(level * 20) for level, key in enumerate(keys)}
+    report = ingest(platform, [_put(client, "odd-keys", images) + "/s"])
+    assert (report.added, report.missing, report.broken) == (3, 0, 2)
+    assert {one.source for one in report.rejected} == {"s3://odd-keys/s//b.jpg", "s3://odd-keys/s/./c.jpg"}
+
+
+def test_a_list_anywhere_under_a_prefix_speaks_for_what_is_below_it(lake: tuple[Platform, Any]) -> None:
+    platform, client = lake
+    listing = b'{"file": "img/a.jpg", "drive": "d1"}\n{"file": "gone.jpg"}\n'
+    objects = {
+        "fleet/d0/a.jpg": _jpeg(0),
+        "fleet/d1/img/a.jpg": _jpeg(20),
+        "fleet/d1/img/mask.png": b"x",
+        "fleet/d1/img/metadata.jsonl": b'{"file": "a.jpg", "drive": "no"}\n',
+        "fleet/d1/metadata.jsonl": listing,
+        "fleet/.old/a.jpg": _jpeg(10),
+        "fleet/.old/metadata.jsonl": b'{"file": "a.jpg", "drive": "old"}\n',
+        "fleet/d2/a.jpg": _jpeg(40),
+        "fleet/d2/deep/er/b.jpg": _jpeg(60),
+        "fleet/d2/deep/er/metadata.jsonl": b'{"file": "b.jpg", "drive": "d2"}\n',
+        "fleet/z.jpg": _jpeg(80),
+    }
+    report = ingest(platform, [_put(client, "nested", objects) + "/fleet"])
+    assert (report.added, report.missing, report.broken, report.ignored) == (5, 1, 0, 1)
+    assert report.rejected[0].source == "s3://nested/fleet/d1/gone.jpg"
+    found = [(one.source, one.drive) for one in frames.by_rows(platform.database, range(5))]
+    assert found == [
+        ("d0/a.jpg", None),
+        ("img/a.jpg", "d1"),
+        ("d2/a.jpg", None),
+        ("b.jpg", "d2"),
+        ("z.jpg", None),
+    ]
+
+
+def test_a_single_object_is_taken_in_with_what_its_list_says(lake: tuple[Platform, Any]) -> None:
+    platform, client = lake
+    listing = b'{"file": "a.jpg", "drive": "d1"}\n{"file": "b.jpg"}\n'
+    uri = _put(client, "single", {"s/a.jpg": _jpeg(3), "s/b.jpg": _jpeg(90), "s/metadata.jsonl": listing})
+    report = ingest(platform, [f"{uri}/s/a.jpg"])
+    assert (report.added, report.rejected_count) == (1, 0)
+    frame = frames.by_rows(platform.database, [0])[0]
+    assert (frame.source, frame.drive) == ("a.jpg", "d1")
+    assert "nothing to take in" in ingest(platform, [f"{uri}/s/none.jpg"]).summary()
+
+
+@pytest.mark.parametrize("trouble", [BackendUnavailable("503"), InvalidInput("odd"), ValueError("odd")])
+def test_one_object_that_cannot_be_read_does_not_end_the_ingest(
+    lake: tuple[Platform, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    platform, _ = lake
+    (tmp_path / "a.jpg").write_bytes(_jpeg(99))
+    real = Lake.read
+
+    def read(self: Lake, uri: str) -> bytes:
+        if "/1 " in uri:
+            raise trouble
+        return real(self, uri)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "read", read)
+        report = ingest(platform, ["s3://lake/site", str(tmp_path)])
+    assert (report.added, report.broken) == (3, 1)
+    assert ingest(platform, ["s3://lake/site"]).added == 1
+    assert list_rejects(platform.database) == []
+
+
+def test_a_bucket_that_does_not_answer_ends_it(lake: tuple[Platform, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    platform, client = lake
+    for level in range(UNANSWERED_IN_A_ROW):
+        client.put_object(Bucket="lake", Key=f"many/{level}.jpg", Body=_jpeg(level))
+
+    def read(self: Lake, uri: str) -> bytes:
+        raise BackendUnavailable(f"{uri} cannot be read now")
+
+    monkeypatch.setattr(Lake, "read", read)
+    with pytest.raises(BackendUnavailable, match="cannot be read now"):
+        ingest(platform, ["s3://lake/many"])

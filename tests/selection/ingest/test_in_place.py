@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ from PIL import Image
 
 from infra import database as documents
 from infra import leases
-from infra.errors import InvalidInput
+from infra.errors import BackendUnavailable, InvalidInput
+from infra.lake import Lake
 from infra.platform import Platform
 from selection.fleet import frames, originals, sightings
 from selection.ingest import ingest as ingesting
-from selection.ingest import registration, rejects
+from selection.ingest import intake, registration, rejects
 from selection.ingest.ingest import ingest
 from selection.ingest.previews import Seen, see_missing
 from selection.ingest.sources import Reject, manifests
@@ -36,6 +39,17 @@ def _jpeg(seed: int) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="JPEG")
+    return file.getvalue()
+
+
+def _with_exif(seed: int) -> bytes:
+    """An image whose camera knew time and place."""
+    image = Image.open(io.BytesIO(_jpeg(seed)))
+    exif = image.getexif()
+    exif.get_ifd(0x8769)[0x9003] = "2026:03:01 07:30:00"
+    exif.get_ifd(0x8825).update({1: "N", 2: (35.0, 3.0, 0.0), 3: "E", 4: (137.0, 0.0, 0.0)})
+    file = io.BytesIO()
+    image.save(file, format="JPEG", exif=exif)
     return file.getvalue()
 
 
@@ -85,8 +99,8 @@ def test_frames_are_seen_later_and_say_so(stores: Platform, tmp_path: Path) -> N
     ingest(stores, [str(_lake(tmp_path / "lake", 3))], in_place=True)
     (tmp_path / "lake/1.jpg").write_bytes(_jpeg(99))
     (tmp_path / "lake/2.jpg").unlink()
-    assert see_missing(stores) == Seen(frames=1, broken=2)
-    assert see_missing(stores) == Seen(frames=0, broken=0)
+    assert see_missing(stores) == Seen(frames=1, broken=1, waiting=1)
+    assert see_missing(stores) == Seen(frames=0, broken=0, waiting=1)
     seen, changed, _ = frames.by_rows(stores.database, range(3))
     assert (seen.width, seen.height, seen.format, seen.size_bytes) == (64, 48, "JPEG", len(_jpeg(0)))
     assert seen.changed_at is not None
@@ -103,6 +117,133 @@ def test_a_range_that_another_is_at_is_left_to_it(stores: Platform, tmp_path: Pa
     with leases.hold(stores.database, "see/0"):
         assert see_missing(stores).frames == 0
     assert see_missing(stores).frames == 2
+
+
+def test_a_lake_that_was_away_is_seen_when_it_is_back(stores: Platform, tmp_path: Path) -> None:
+    ingest(stores, [str(_lake(tmp_path / "lake", 4))], in_place=True)
+    (tmp_path / "lake/0.jpg").rename(tmp_path / "0.jpg")
+    (tmp_path / "lake/1.jpg").write_bytes(b"no image")
+    assert see_missing(stores) == Seen(frames=2, broken=1, waiting=1)
+    (left,) = frames.unseen(stores.database)
+    assert list(left.wanted) == [0], "nothing else is looked at again"
+    assert see_missing(stores, tried_before=left.looked_at) == Seen(frames=0, broken=0, waiting=0)
+    (tmp_path / "0.jpg").rename(tmp_path / "lake/0.jpg")
+    assert see_missing(stores) == Seen(frames=1, broken=0, waiting=0)
+    assert frames.unseen(stores.database) == []
+    assert [Path(one.source).name for one in rejects.list_rejects(stores.database)] == ["1.jpg"]
+
+
+@pytest.mark.parametrize("trouble", [BackendUnavailable("the disk does not answer"), OSError("odd"), ValueError("odd")])
+def test_one_original_that_cannot_be_read_now_does_not_end_the_rest(
+    stores: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    ingest(stores, [str(_lake(tmp_path / "lake", 3))], in_place=True)
+    real = Lake.read
+
+    def read(self: Lake, uri: str) -> bytes:
+        if uri.endswith("1.jpg"):
+            raise trouble
+        return real(self, uri)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "read", read)
+        assert see_missing(stores) == Seen(frames=2, broken=0, waiting=1)
+    assert see_missing(stores) == Seen(frames=1, broken=0, waiting=0)
+
+
+def test_where_nothing_answers_seeing_gives_up(
+    stores: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest(stores, [str(_lake(tmp_path / "lake", originals.UNANSWERED_IN_A_ROW))], in_place=True)
+
+    def read(self: Lake, uri: str) -> bytes:
+        raise BackendUnavailable(f"{uri} cannot be read now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "read", read)
+        with pytest.raises(BackendUnavailable, match="cannot be read now"):
+            see_missing(stores)
+    assert see_missing(stores).frames == originals.UNANSWERED_IN_A_ROW
+
+
+def test_a_pipe_in_place_is_no_file(stores: Platform, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "list.jsonl").write_text(json.dumps({"uri": "pipe", "digest": "a" * 64}))
+    ingest(stores, [str(tmp_path / "list.jsonl")], in_place=True)
+    assert see_missing(stores) == Seen(frames=0, broken=1, waiting=0)
+
+
+def test_a_pipe_or_a_file_of_unknown_size_is_refused_before_it_is_read(
+    stores: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "LARGEST_FILE_BYTES", 1 << 20)
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "big.jpg").open("wb") as file:
+        file.truncate(2 << 20)
+    (tmp_path / "list.jsonl").write_text('{"uri": "pipe"}\n{"uri": "big.jpg"}\n')
+    report = ingest(stores, [str(tmp_path / "list.jsonl")])
+    reasons = {Path(one.source).name: one.reason for one in report.rejected}
+    assert reasons == {"pipe": "it is not a file", "big.jpg": "the file is larger than 1 MiB"}
+
+
+def test_time_and_place_that_the_camera_knew_are_seen_too(stores: Platform, tmp_path: Path) -> None:
+    (tmp_path / "lake").mkdir()
+    lines = []
+    for seed, said in ((1, {}), (2, {"captured_at": "2026-01-01T00:00:00Z", "location": [1.0, 2.0]})):
+        data = _with_exif(seed)
+        (tmp_path / f"lake/{seed}.jpg").write_bytes(data)
+        lines.append({"uri": f"{seed}.jpg", "digest": hashlib.sha256(data).hexdigest()} | said)
+    (tmp_path / "lake/list.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ingest(stores, [str(tmp_path / "lake/list.jsonl")], in_place=True)
+    assert see_missing(stores).frames == 2
+    silent, said_all = frames.by_rows(stores.database, range(2))
+    assert (silent.captured_at, silent.location) == (datetime(2026, 3, 1, 7, 30, tzinfo=UTC), (35.05, 137.0))
+    assert (said_all.captured_at, said_all.location) == (datetime(2026, 1, 1, tzinfo=UTC), (1.0, 2.0))
+
+
+@pytest.mark.parametrize("digests", [True, False])
+def test_a_moved_lake_is_followed(stores: Platform, tmp_path: Path, digests: bool) -> None:
+    ingest(stores, [str(_lake(tmp_path / "lake", 3, digests=digests))], in_place=True)
+    (tmp_path / "lake/2.jpg").write_bytes(b"damaged")
+    see_missing(stores)  # The third is given up, if it was not seen before.
+    (tmp_path / "lake/2.jpg").write_bytes(_jpeg(2))
+    (tmp_path / "lake").rename(tmp_path / "moved")
+    report = ingest(stores, [str(tmp_path / "moved/list.jsonl")], in_place=True)
+    assert report.sightings_added == 3
+    found = frames.by_rows(stores.database, range(3))
+    assert [one.object_uri for one in found] == [(tmp_path / f"moved/{i}.jpg").as_uri() for i in range(3)]
+    uris = [one.uri for one in sightings.of_frame(stores.database, found[0].frame_id)]
+    assert uris == [(tmp_path / place / "0.jpg").as_uri() for place in ("moved", "lake")]
+    assert see_missing(stores).frames == int(digests)
+    assert all(one.perceptual_hash for one in frames.by_rows(stores.database, range(3)))
+    assert ingest(stores, [str(tmp_path / "moved/list.jsonl")], in_place=True).sightings_added == 0
+
+
+def test_rows_are_looked_at_again(stores: Platform, tmp_path: Path) -> None:
+    db, now = stores.database, datetime(2026, 3, 1, tzinfo=UTC)
+    ingest(stores, [str(_lake(tmp_path / "lake", 3))], in_place=True)
+    (whole,) = frames.unseen(db)
+    frames.reopen(db, [0, 2], now=now)
+    assert list(frames.unseen(db)[0].wanted) == [0, 1, 2], "all of them were to be looked at anyway"
+    frames.note_seen(db, {}, of=whole, now=now)
+    (left,) = frames.unseen(db)
+    assert list(left.wanted) == [0, 1, 2], "rows were added meanwhile"
+    frames.note_seen(db, {}, of=left, now=now)
+    assert frames.unseen(db) == []
+    frames.reopen(db, [1, 600, 1100], now=now)
+    frames.reopen(db, [1, 2], now=now)
+    assert [list(one.wanted) for one in frames.unseen(db)] == [[1, 2], [600, 1100]]
+
+
+@pytest.mark.parametrize("digests", [True, False])
+def test_copying_what_was_in_place_copies_it(stores: Platform, tmp_path: Path, digests: bool) -> None:
+    ingest(stores, [str(_lake(tmp_path / "lake", 2, digests=digests))], in_place=True)
+    report = ingest(stores, [str(tmp_path / "lake")])
+    assert (report.added, report.repaired, report.sightings_added) == (0, 0, 0), "these places are known"
+    for seed, frame in enumerate(frames.by_rows(stores.database, range(2))):
+        (tmp_path / f"lake/{seed}.jpg").unlink()
+        read = originals.read(stores.objects, object_key=frame.object_key, object_uri=frame.object_uri)
+        assert read == _jpeg(seed)
 
 
 def test_without_digests_the_bytes_are_hashed_and_not_copied(stores: Platform, tmp_path: Path) -> None:
@@ -288,3 +429,71 @@ def test_what_a_manifest_lists_before_it_is_damaged_is_taken_in(
     with pytest.raises(InvalidInput, match="the disk is gone"):
         ingest(stores, [str(manifest)], in_place=in_place)
     assert frames.row_count(stores.database) == 3
+
+
+def test_a_quote_that_is_not_closed_breaks_its_own_line_alone(tmp_path: Path) -> None:
+    lines = ["uri,drive", 'a.jpg,"d, 1"', 'b.jpg,"d1', "c.jpg,d1", "", 'd.jpg,"two', 'lines"', 'e.jpg,5" x']
+    (tmp_path / "list.csv").write_bytes("\r\n".join(lines).encode())
+    entries, reasons = _read(tmp_path / "list.csv")
+    assert [(one.name, one.said.drive) for one in entries] == [("a.jpg", "d, 1"), ("c.jpg", "d1"), ("e.jpg", '5" x')]
+    assert [reason.partition(":")[0] for reason in reasons] == [f"bad manifest line {number}" for number in (3, 6, 7)]
+    (tmp_path / "header.csv").write_text('uri,"drive\na.jpg,d1\n')
+    with pytest.raises(InvalidInput, match="cannot read the manifest"):
+        _read(tmp_path / "header.csv")
+
+
+def test_a_parquet_value_that_python_cannot_hold_breaks_its_own_row_alone(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    columns = {
+        "uri": [f"{i}.jpg" for i in range(4)],
+        "captured_at": pa.array([1_772_350_200_000_000, 2**62, None, 1_772_350_200_000_000], pa.timestamp("us")),
+        "nested": pa.array([[1], [1], [1], [2**62]], pa.list_(pa.timestamp("us"))),
+    }
+    parquet.write_table(pa.table(columns), tmp_path / "list.parquet")
+    entries, reasons = _read(tmp_path / "list.parquet")
+    assert [one.name for one in entries] == ["0.jpg", "2.jpg"]
+    assert entries[0].said.captured_at is not None
+    assert ["line 2" in reasons[0], "`captured_at`" in reasons[0], "`nested`" in reasons[1]] == [True] * 3
+
+
+def test_whole_numbers_that_became_floats_are_whole(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    columns = {"uri": ["a.jpg", "b.jpg"], "width": [64.0, float("nan")], "drive": [17.0, float("nan")]}
+    parquet.write_table(pa.table(columns), tmp_path / "list.parquet")
+    entries, reasons = _read(tmp_path / "list.parquet")
+    assert [(one.width, one.said.drive) for one in entries] == [(64, "17"), (0, None)]
+    assert reasons == []
+    (tmp_path / "list.jsonl").write_text('{"uri": "a.jpg", "width": 64.5}\n{"uri": "a.jpg", "drive": 1.5}\n')
+    assert len(_read(tmp_path / "list.jsonl")[1]) == 2
+
+
+def test_latitude_and_longitude_are_a_location_in_json_too(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        '{"uri": "a.jpg", "lat": 35.5, "lon": 137.0}\n{"uri": "b.jpg", "lat": null, "lon": null}\n'
+    )
+    first, second = _read(tmp_path / "a.jsonl")[0]
+    assert (first.said.location, first.said.attributes) == ((35.5, 137.0), {})
+    assert second.said.location is None
+
+
+def test_names_that_nothing_can_have_break_their_own_line_alone(stores: Platform, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    _lake(folder, 2)
+    odd = [
+        "\ud800.jpg",
+        "s3://b/\ud800.jpg",
+        "file:///\ud800.jpg",
+        "file://[a/b.jpg",
+        "file:///a%00b",
+        "s3://b/a//b.jpg",
+    ]
+    uris = ["0.jpg", *odd, "1.jpg"]
+    (folder / "list.jsonl").write_text("".join(json.dumps({"uri": uri}) + "\n" for uri in uris))
+    report = ingest(stores, [str(folder / "list.jsonl")])
+    assert (report.added, report.broken) == (2, len(odd))
+    report.summary().encode()
+    assert len(rejects.list_rejects(stores.database)) == len(odd)

@@ -6,9 +6,11 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +36,7 @@ from selection.pixels import images
 
 PROGRAM = """
 import sys
+import tarfile
 from infra.platform import open_platform
 from infra.settings import load
 from selection.ingest.ingest import ingest
@@ -378,3 +381,28 @@ def test_a_list_without_lines_and_an_empty_folder_are_said_to_hold_nothing(store
     (tmp_path / "empty.jsonl").write_text("")
     for source in ("empty", "empty.jsonl"):
         assert "nothing to take in was found there" in ingest(stores, [str(tmp_path / source)]).summary()
+
+
+def test_a_list_for_folders_is_refused_for_other_sources_by_name(stores: Platform, tmp_path: Path) -> None:
+    _fill(tmp_path / "in", 1)
+    listing = tmp_path / "list.jsonl"
+    listing.write_text('{"file": "0000.jpg", "drive": "d1"}\n')
+    (tmp_path / "manifest.csv").write_text("uri\nin/0000.jpg\n")
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(tmp_path / "in" / "0000.jpg", arcname="0000.jpg")
+    for source in (str(tmp_path / "x.tar"), "s3://lake/site", str(tmp_path / "manifest.csv")):
+        with pytest.raises(InvalidInput, match=re.escape(source)):
+            ingest(stores, [str(tmp_path / "in"), source], metadata=listing)
+    assert frames.row_count(stores.database) == 0
+
+
+@pytest.mark.parametrize("bad", [b"broken", b'{"file": "\\ud800.jpg"}', b'{"file": "../\\udcff.jpg"}'])
+def test_text_that_is_not_utf_8_is_one_reject(stores: Platform, tmp_path: Path, bad: bytes) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    _fill(folder, 2)
+    (folder / "metadata.jsonl").write_bytes(b'{"file": "0000.jpg"}\n' + bad + b'\n{"file": "0001.jpg"}\n')
+    report = ingest(stores, [str(folder)])
+    assert (report.added, report.missing, report.broken) == (2, 0, 1)
+    json.dumps(report.as_json(), ensure_ascii=False).encode()
+    report.summary().encode()
+    assert len(rejects.list_rejects(stores.database)) == 1

@@ -50,6 +50,10 @@ def test_a_name_with_an_equals_sign_is_a_file_if_there_is_one(tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     _fill(tmp_path / "drive=3", 1)
     assert opening.read_source("drive=3", site=None) == opening.Named(given="drive=3", site=None)
+    _fill(tmp_path / "drive=4", 1)
+    for glob in ("drive=*/*.png", "drive=*/**"):
+        assert opening.read_source(glob, site="d") == opening.Named(given=glob, site="d")
+    assert opening.read_source("ulm=drive=*/*.png", site="d") == opening.Named(given="drive=*/*.png", site="ulm")
     assert opening.read_source("a-b.c=s3://x/y=z", site="d") == opening.Named(given="s3://x/y=z", site="a-b.c")
     assert opening.read_source("/data/x=y", site="d") == opening.Named(given="/data/x=y", site="d")
 

@@ -143,3 +143,34 @@ def test_links_lead_anywhere_but_to_what_holds_the_folder_given(tmp_path: Path) 
     (given / "disk2").symlink_to(tmp_path / "disk2", target_is_directory=True)
     (given / "twice").symlink_to(tmp_path / "disk2", target_is_directory=True)
     assert _walk(given) == (["disk2/b.jpg", "sub/a.jpg"], [], 0)
+
+
+def test_a_list_that_cannot_be_read_does_not_end_the_other_folders(tmp_path: Path) -> None:
+    _dataset(tmp_path / "a", ["1.jpg"], listed=["1.jpg"])
+    _dataset(tmp_path / "b", ["2.jpg"], listed=["2.jpg"])
+    _dataset(tmp_path / "c", ["3.jpg"], listed=["3.jpg"])
+    (tmp_path / "b" / "metadata.jsonl").write_bytes(b"[" * (17 << 20))
+    for given in ((tmp_path,), (tmp_path / "a", tmp_path / "b", tmp_path / "c"), (f"{tmp_path}/*/*.jpg",)):
+        files, reasons, _ = _walk(*given)
+        assert files == ["1.jpg+", "3.jpg+"]
+        assert "JSON Lines" in reasons[0]
+
+
+def test_links_to_images_keep_their_own_names_and_lists(tmp_path: Path) -> None:
+    blobs = _dataset(tmp_path / "blobs", ["5f1a", "77ab"])
+    given = tmp_path / "given"
+    given.mkdir()
+    listing = tmp_path / "blobs" / "list"
+    listing.write_text('{"file": "a.jpg", "drive": "d"}\n')
+    (given / "metadata.jsonl").symlink_to(listing)
+    (given / "a.jpg").symlink_to(blobs / "5f1a")
+    (given / "b.jpg").symlink_to(blobs / "77ab")
+    assert _walk(given)[0] == ["a.jpg+"]
+    assert _walk(f"{given}/*.jpg") == (["a.jpg+"], [], 1)
+    assert _walk(given / "a.jpg", given / "b.jpg")[0] == ["a.jpg+", "b.jpg"]
+    assert _walk(given / "metadata.jsonl")[0] == ["a.jpg+"]
+    assert _walk(given, metadata_file=given / "metadata.jsonl")[0] == ["a.jpg+"]
+    (given / "metadata.jsonl").unlink()
+    assert _walk(f"{given}/*.jpg")[0] == ["a.jpg", "b.jpg"]
+    (tmp_path / "link").symlink_to(given, target_is_directory=True)
+    assert _walk(tmp_path / "link" / "a.jpg", given / "a.jpg")[0] == ["a.jpg"], "one file by two names of its folder"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from selection.fleet.columns import Columns
 from selection.ingest import ingest as ingesting
 from selection.ingest.ingest import ingest
 from selection.ingest.report import IngestReport
-from selection.ingest.tracks import reading
+from selection.ingest.tracks import joining, reading
 from selection.ingest.tracks.joining import TrackOptions
 from selection.ingest.tracks.reading import Problems
 from selection.ingest.tracks.track import Series, Track
@@ -131,6 +133,98 @@ def test_frames_in_place_are_joined_too(stores: Platform, tmp_path: Path) -> Non
     assert frames.by_rows(stores.database, [0])[0].location == (35.5, 136.5)
 
 
+def test_each_quantity_comes_from_the_first_track_that_knows_it(stores: Platform, tmp_path: Path) -> None:
+    folder = _drive(tmp_path / "d")
+    gps = _track(tmp_path / "gps.csv", [f"{START_S + i},{35 + i},137" for i in range(5)], "time,lat,lon")
+    can = _track(tmp_path / "can.csv", [f"{START_S + i},{i},{10 + i},{i}" for i in range(5)], "time,lat,speed,yaw_rate")
+    _track(folder / "track.csv", [f"{START_S + i},1,2,3" for i in range(5)], "time,lat,lon,speed")
+
+    def joined() -> frames.Frame:
+        return frames.by_rows(stores.database, [1])[0]
+
+    _ingest(stores, folder, can)
+    assert (joined().location, joined().attributes["speed_kph"]) == ((1.0, 2.0), 41.4)
+    sources = dict.fromkeys(("speed_kph", "yaw_rate_dps"), can.as_uri())
+    beside = (folder / "track.csv").as_uri()
+    expected = {"sources": {"location": beside} | sources, "keys": ["location", "speed_kph", "yaw_rate_dps"]}
+    assert joined().attributes["joined_track"] == expected
+    (folder / "track.csv").unlink()
+    _ingest(stores, folder, gps, can)
+    assert (joined().location, joined().attributes["yaw_rate_dps"]) == ((36.5, 137.0), 1.5)
+    assert joined().attributes["joined_track"]["sources"] == {"location": gps.as_uri()} | sources
+    before = list(stores.database.frames.find())
+    _ingest(stores, folder, gps)
+    assert list(stores.database.frames.find()) == before, "what another track filled is still said to be from there"
+    columns = Columns(stores.database)
+    columns.refresh()
+    assert columns.numbers("speed_kph").tolist() == pytest.approx([37.8, 41.4, 45.0, 48.6])
+
+
+def test_a_track_of_drives_and_vehicles_serves_frames_that_know_either(stores: Platform, tmp_path: Path) -> None:
+    _drive(tmp_path / "a", seed=1, drive=None, vehicle="v1")
+    _drive(tmp_path / "b", seed=2, drive="d1")
+    rows = [*_rows(drive="d1", vehicle="v1"), f"{START_S - 1},35,137,1,1,d0,v1"]
+    both = _track(tmp_path / "t.csv", rows, "time,lat,lon,speed,yaw_rate,drive,vehicle")
+    report = ingest(stores, [str(tmp_path / n) for n in "ab"], tracks=TrackOptions(files=(both,)))
+    assert report.tracks is not None
+    assert (report.tracks.joined, report.tracks.notes) == (8, ())
+
+
+@pytest.mark.parametrize(("written", "known"), [("17.0", "17"), ("17", "17.0"), (" d17", "d17"), ("1.10", "1.10")])
+def test_a_number_names_the_same_drive_however_it_is_written(
+    stores: Platform, tmp_path: Path, written: str, known: str
+) -> None:
+    track = _track(tmp_path / "t.csv", _rows(drive=written), "time,lat,lon,speed,yaw_rate,drive")
+    report = _ingest(stores, _drive(tmp_path / "d", drive=known), track)
+    assert report.tracks is not None
+    assert report.tracks.joined == 4
+
+
+def _in_turn(folder: Path, *, drives: int, track: str) -> Path:
+    """Frames of drives in folders of their own, each with its track, listed by time."""
+    lines = []
+    for k in range(drives):
+        _drive(folder / f"{k}", 2, seed=k)
+        (folder / f"{k}" / "track.csv").write_text(track)
+        lines += [
+            json.loads(line) | {"file": f"{k}/{i}.png"}
+            for i, line in enumerate((folder / f"{k}" / "metadata.jsonl").read_text().splitlines())
+        ]
+        (folder / f"{k}" / "metadata.jsonl").unlink()
+    lines.sort(key=lambda line: str(line["captured_at"]))
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+@pytest.mark.parametrize("room", [joining._KEPT_POINTS, 2000])
+def test_what_is_odd_about_a_track_is_counted_once(
+    stores: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    monkeypatch.setattr(joining, "_KEPT_POINTS", room)
+    read: list[Path] = []
+    reading_one = reading.read
+
+    def counted(path: Path, **options: Any) -> dict[reading.Key, Track]:
+        read.append(path)
+        return reading_one(path, **options)
+
+    monkeypatch.setattr(reading, "read", counted)
+    track = "\n".join(["time,lat,lon", f"{START_S + 1},0,0", *(f"{START_S + i},35,137" for i in range(5))]) + "\n"
+    report = ingest(stores, [str(_in_turn(tmp_path / "f", drives=18, track=track))])
+    assert report.tracks is not None
+    assert report.tracks.joined == 36
+    assert [line.split()[0] for line in report.tracks.notes] == ["18", "18", "18"]
+    assert len(set(read)) == 18
+    assert len(read) == (18 if room > 2000 else 36)
+
+
+def test_of_many_bad_tracks_a_few_are_named(stores: Platform, tmp_path: Path) -> None:
+    report = ingest(stores, [str(_in_turn(tmp_path / "f", drives=8, track="what\n"))])
+    assert report.tracks is not None
+    assert len(report.tracks.notes) == 6
+    assert report.tracks.notes[-1] == "... and 3 more tracks that cannot be used"
+
+
 def test_each_drive_gets_its_own_track_and_what_has_none_is_counted(stores: Platform, tmp_path: Path) -> None:
     _drive(tmp_path / "a", seed=1, drive="one")
     _drive(tmp_path / "b", seed=2, drive="x", vehicle="v2")
@@ -196,6 +290,52 @@ def test_what_is_odd_about_rows_is_counted_with_examples(tmp_path: Path) -> None
     assert f"{tmp_path / 't.csv'}:6: 95.0, 0.0 is no place" in problems.lines()[1]
     assert [len(one.times_us) for one in tracks["any", ""].series.values()] == [2, 3, 3]
     assert tracks["any", ""].at(START_S * 1_000_000, tolerance_us=0)["location"] == (35.0, 137.0)
+
+
+def test_a_speed_in_an_unknown_unit_is_left_out_and_said(tmp_path: Path) -> None:
+    rows = [f"{START_S},1,2,3,4"]
+    tracks, problems = _read(_track(tmp_path / "t.csv", rows, "time,lat,lon,speed_furlongs,speed_accuracy"))
+    assert list(tracks["any", ""].series) == ["location"]
+    assert [line.split()[2] for line in problems.lines()] == ["'speed_furlongs'", "'speed_accuracy'"]
+    assert "its unit is not known" in problems.lines()[0]
+    assert _read(_track(tmp_path / "t.csv", rows, "time,lat,lon,speed_accuracy,speed_kph"))[1].lines() == []
+
+
+def test_a_track_takes_little_memory_while_it_is_read(tmp_path: Path) -> None:
+    rows = [f"{START_S + i},{35 + i * 1e-6},{137 + i * 1e-6},{i % 40},0" for i in range(30_000)]
+    path = _track(tmp_path / "t.csv", rows)
+    tracemalloc.start()
+    tracks = _read(path)[0]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(tracks["any", ""].series["speed_kph"].times_us) == 30_000
+    assert peak < 150 * 30_000
+
+
+def test_times_that_no_clock_shows_are_bad_rows(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    for unit, per_s in (("ms", 10**3), ("us", 10**6)):
+        times = pa.array([START_S * per_s, 2**62, -(2**62)], pa.timestamp(unit))
+        parquet.write_table(pa.table({"time": times, "speed": [1.0] * 3}), tmp_path / "t.parquet")
+        tracks, problems = _read(tmp_path / "t.parquet")
+        assert tracks["any", ""].series["speed_kph"].times_us.tolist() == [START_S * 1_000_000]
+        assert problems.bad_rows == 2
+    days = pa.array([2**30], pa.date32())
+    parquet.write_table(pa.table({"time": days, "speed": [1.0]}), tmp_path / "t.parquet")
+    assert _read(tmp_path / "t.parquet")[1].bad_rows == 1
+    assert _read(_track(tmp_path / "t.csv", ["1e40,1,2,3,4"]))[1].bad_rows == 1
+
+
+def test_what_is_said_of_a_track_can_be_printed_whatever_its_folder_is_called(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    _, problems = _read(_track(folder / "track.csv", ["x,1,2,3,4"], "time,lat,lon,speed_furlongs,yaw_rate"))
+    "".join(problems.lines()).encode()
+    with pytest.raises(InvalidInput) as refused:
+        _read(_track(folder / "track.csv", [], "what"))
+    assert "caf?" in refused.value.message
 
 
 def test_parquet_says_the_same(tmp_path: Path) -> None:

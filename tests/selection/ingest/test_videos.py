@@ -233,3 +233,45 @@ def test_videos_with_odd_names_and_in_archives(stores: Platform, make_video: Vid
     assert sightings.of_frame(stores.database, first.frame_id)[0].uri == f"{odd.as_uri()}#t=00000.000000"
     uri = f"{(tmp_path / 'x.tar').as_uri()}#d2/b.mp4&t=00000.000000"
     assert sightings.of_frame(stores.database, packed.frame_id)[0].uri == uri
+
+
+@pytest.mark.parametrize(
+    ("name", "drive"),
+    [
+        ("2026-03-01/front/0001.mp4", "2026-03-01/front/0001"),
+        ("./front/0001.mp4", "front/0001"),
+        ("0001.mp4", "there/0001"),
+        ("/in/there/0001.mp4", "there/0001"),
+        ("../there/0001.mp4", "there/0001"),
+        ("s3://lake/in/there/0001.mp4", "there/0001"),
+    ],
+)
+def test_a_video_is_a_drive_of_its_own(
+    stores: Platform, make_video: VideoMaker, tmp_path: Path, name: str, drive: str
+) -> None:
+    path = make_video(tmp_path / "there" / "0001.mp4", seconds=1)
+    file = SourceFile(path=str(path), name=name, size_bytes=path.stat().st_size, said=FrameMetadata(), met=True)
+    meter, lake = Meter(unit="file", size=1, position=1), stores.objects.lake
+    first = next(videos.read(file, lake, VideoOptions(), meter=meter, throttle=Throttle(None)))
+    assert isinstance(first, SourceFile)
+    assert first.said.drive == drive
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_video_in_a_bucket_is_held_back_while_it_is_fetched(
+    stores: Platform, make_video: VideoMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, announced: bool
+) -> None:
+    data = make_video(tmp_path / "a.mp4").read_bytes()
+    taken: list[int] = []
+    monkeypatch.setattr(Throttle, "take", lambda _, count: taken.append(count))
+
+    def read(_: str) -> bytes:
+        assert sum(taken) == (len(data) if announced else 0), "before a byte of it is read"
+        return data
+
+    monkeypatch.setattr(stores.objects.lake, "read", read)
+    size_bytes = len(data) if announced else 0
+    file = SourceFile(path="s3://lake/a.mp4", name="a.mp4", size_bytes=size_bytes, said=FrameMetadata())
+    found = list(videos.read(file, stores.objects.lake, VideoOptions(), meter=Meter(unit="file"), throttle=Throttle(1)))
+    assert len(found) == 4
+    assert sum(taken) == len(data)

@@ -73,6 +73,45 @@ def test_a_jpeg_with_fewer_pixels_than_it_says_is_damaged(short_side: int | None
             images.open_image(lying, max_pixels=MAX_PIXELS, short_side=short_side)
 
 
+def _with_thumbnail(jpeg: bytes) -> bytes:
+    """The same behind an EXIF segment that holds another JPEG."""
+    inside = b"Exif\0\0" + pictures.encoded(pictures.flat())
+    return jpeg[:2] + b"\xff\xe1" + (len(inside) + 2).to_bytes(2, "big") + inside + jpeg[2:]
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}])
+def test_other_pictures_in_the_file_do_not_hide_missing_pixels(options: dict[str, Any]) -> None:
+    whole = pictures.encoded(pictures.scene(), **options)
+    grey = pictures.encoded(pictures.flat((128, 128, 128)), **options)
+    trailers = (b"", b"ftypmp42 \xff\xd8 a video \xff\xd9" + bytes(10), whole)
+    filled = grey[:-2] + b"\xff\xff\xd9"
+    for first in (whole, grey, filled, _with_thumbnail(whole), _with_thumbnail(grey)):
+        for trailer in trailers:
+            images.open_image(first + trailer, max_pixels=MAX_PIXELS)
+    if "progressive" in options:
+        return  # Cut anywhere, it is a whole picture of fewer scans.
+    for first in (whole, _with_thumbnail(whole)):
+        for trailer in trailers:
+            with pytest.raises(InvalidInput, match="fewer pixels"):
+                images.open_image(first[: len(first) * 2 // 3] + b"\xff\xd9" + trailer, max_pixels=MAX_PIXELS)
+
+
+def test_a_multi_picture_jpeg_with_fewer_pixels_than_it_says_is_damaged() -> None:
+    both = pictures.encoded(pictures.scene(), "MPO", save_all=True, append_images=[pictures.scene()])
+    second = both.index(b"\xff\xd8\xff", 2)
+    assert images.open_image(both, max_pixels=MAX_PIXELS).format == "MPO"
+    with pytest.raises(InvalidInput, match="fewer pixels"):
+        images.open_image(both[: second // 2] + b"\xff\xd9" + both[second:], max_pixels=MAX_PIXELS)
+    grey = pictures.encoded(pictures.flat((128, 128, 128)), "MPO", save_all=True, append_images=[pictures.flat()])
+    assert images.open_image(grey, max_pixels=MAX_PIXELS).format == "MPO"
+
+
+@pytest.mark.parametrize("top", [1.0, 0.5])
+def test_floating_point_numbers_from_0_to_1_are_levels(top: float) -> None:
+    levels = np.tile(np.linspace(0, top, 50, dtype=np.float32), (40, 1))
+    assert _mean(pictures.encoded(Image.fromarray(levels), "TIFF")) == pytest.approx([127.5 * top] * 3, abs=1)
+
+
 def test_a_jpeg_that_says_it_is_smaller_is_what_it_says() -> None:
     lying = pictures.with_size(pictures.encoded(pictures.scene()), width=640, height=240)
     assert images.open_image(lying, max_pixels=MAX_PIXELS).height == 240

@@ -136,6 +136,45 @@ def test_a_row_without_any_score_only_fills_up() -> None:
         choose(fleet, budget=5)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_where_few_have_a_score_all_of_them_are_taken_and_the_rest_is_spread(method: str) -> None:
+    entropy = np.full(ROWS, np.nan)
+    entropy[[3, 17, 40]] = [0.2, 0.9, 0.5]
+    valid = np.arange(ROWS) != 17
+    found = choose(Fleet(columns={"entropy": entropy}, valid=valid), budget=8, diversity=method)
+    assert rows_of(found)[:3] == [17, 40, 3]
+    assert found.choices[1].reason == "entropy 0.50 (rank 2 of 3)"
+    assert len(set(rows_of(found))) == 8
+    if method != "none":
+        assert found.choices[3].reason.startswith("drawn at random, not seen by the model yet, then ")
+
+
+def test_numbers_that_differ_by_little_are_ranked_as_they_are() -> None:
+    found = choose(
+        Fleet(columns={"column:unix_s": 1_772_000_000 + np.arange(float(ROWS))}),
+        budget=3,
+        diversity="none",
+        scores="column:unix_s",
+    )
+    assert rows_of(found) == [59, 58, 57]
+    assert found.choices[0].reason == "column:unix_s 1772000059.00 (rank 1 of 60)"
+
+
+@pytest.mark.parametrize(
+    ("score", "remedy"),
+    [
+        ("entropy", "mlpl predict"),
+        ("column:rarity", "mlpl survey"),
+        ("column:novelty", "once some are labelled"),
+        ("column:speed", "choose frames that have speed"),
+        ("concept:trams", "mlpl embed"),
+    ],
+)
+def test_where_no_frame_has_the_score_the_message_says_what_makes_it(score: str, remedy: str) -> None:
+    with pytest.raises(InvalidInput, match=f"none of the 60 frames has a score of {score} yet; .*{remedy}"):
+        choose(Fleet(columns={score: np.full(ROWS, np.nan)}), budget=3, scores=score)
+
+
 def test_a_cold_start_is_spread_and_says_so() -> None:
     fleet = Fleet(columns={"entropy": None})
     found = choose(fleet, budget=3)
@@ -319,7 +358,14 @@ def test_typicality_picks_the_middle_of_each_group_that_has_no_label() -> None:
         ("version: 1\nevaluation: 101", "evaluation: of 100 frames"),
         ("version: 1\nname: Rainy Nights", "name: "),
         ("version: 1\nbudget: [", "not YAML: line 2"),
-        ('{"version": 1,}', "not JSON: line 1"),
+        ('{"version": 1 "budget": 2}', "not YAML: line 1"),
+        ("version: 1\ndescription: 2026-02-30", "not YAML: a value cannot be read"),
+        ("version: 1\nbudget: 0b_", "not YAML: a value cannot be read"),
+        pytest.param('{"a":' * 3000, "nested too deep", id="deep JSON"),
+        pytest.param("[" * 3000, "nested too deep", id="deep YAML"),
+        ("version: 1\nquotas: {timeofday: {night: 101%}}", r"quotas\.timeofday\.night: "),
+        ("version: 1\nquotas: {timeofday: {night: 0%}}", r"quotas\.timeofday\.night: "),
+        ("version: 1\nquotas: {timeofday: {night: many}}", r"quotas\.timeofday\.night: "),
     ],
 )
 def test_a_wrong_plan_is_refused_by_the_path_of_the_field(text: str, message: str) -> None:
@@ -334,9 +380,22 @@ def test_a_plan_survives_being_written_down() -> None:
     assert plan.read(plan.render(read)) == read
     assert "seed" not in plan.render(read)
     assert isinstance(read.quotas["weather"]["snow"], int)
+    assert (
+        plan.read("{version: 1, budget: 5}")
+        == plan.read('{"version": 1,\t"budget": 5}')
+        == plan.read("version: 1\nbudget: 5")
+    )
     short = plan.short_form(budget=5, acquisition="entropy, bald", diversity=None)
     assert [term.score for term in short.scores] == ["entropy", "bald"]
     assert short.diversity.method == "none"
+
+
+def test_a_share_may_be_written_in_per_cent() -> None:
+    said = plan.parse({"version": 1, "quotas": {"timeofday": {"night": "12.5%"}, "drive": {"d1": "100%"}}})
+    assert said.quotas == {"timeofday": {"night": 0.125}, "drive": {"d1": 1.0}}
+    assert said.document()["quotas"] == {"timeofday": {"night": 0.125}, "drive": {"d1": "100%"}}
+    assert plan.parse(said.document()) == said
+    assert isinstance(said.quotas["drive"]["d1"], float), "the whole, not one frame"
 
 
 def test_saved_plans_keep_their_revisions(database: Db) -> None:
@@ -350,6 +409,13 @@ def test_saved_plans_keep_their_revisions(database: Db) -> None:
     assert saved_plans.get(database, "nights").plan == second
     assert [saved.revision for saved in saved_plans.list_all(database)] == [2]
     assert database.plans.count_documents({}) == 2
+    one_frame = plan.parse({"version": 1, "name": "rain", "quotas": {"weather": {"rain": 1}}})
+    all_frames = plan.parse({"version": 1, "name": "rain", "quotas": {"weather": {"rain": 1.0}}})
+    assert [saved_plans.save(database, one, now=now).revision for one in (one_frame, all_frames, all_frames)] == [
+        1,
+        2,
+        2,
+    ]
     with pytest.raises(NotFound, match="days"):
         saved_plans.get(database, "days")
     with pytest.raises(InvalidInput, match="name"):

@@ -17,7 +17,7 @@ from selection.embedding.index import VectorIndex
 from selection.fleet import frames
 from selection.fleet.columns import Columns
 from selection.fleet.filters import parse_filter
-from selection.ranking import cursors, search
+from selection.ranking import cursors, ordering, search
 from selection.ranking.examples import Example, frame_example
 from selection.ranking.search import Page, Request
 from tests.selection.ranking.test_search import ColourEncoder
@@ -193,7 +193,8 @@ def test_pages_skip_and_repeat_nothing_while_frames_come_and_go(
     for collection in ("frames", "counters", "shards"):
         db[collection].delete_many({})
     line = Line(fleet)
-    line.add(30, drive_of=3)
+    drives = [f"d{row // 3}" if row % 7 else None for row in range(30)]
+    line.add(30, drive=drives)
     asked: dict[str, Any] = {"where": where, "group": group, "k": size}
     examples = [GREEN] if way.startswith("green") else []
     if way != "green" and way != "newest":
@@ -220,6 +221,77 @@ def test_pages_skip_and_repeat_nothing_while_frames_come_and_go(
     if group is None:
         assert [row for row in seen if row not in gone] == [row for row in whole if row not in gone]
     else:
-        drives = [row // 3 for row in seen]
-        assert len(drives) == len(set(drives))
-        assert {row // 3 for row in whole if row not in gone} <= set(drives)
+        groups = [drives[row] or row for row in seen]
+        assert len(groups) == len(set(groups))
+        assert {drives[row] or row for row in whole if row not in gone} <= set(groups)
+
+
+def _all_pages(line: Line, *examples: Example, **asked: Any) -> tuple[list[int], set[int]]:
+    """The rows of all pages, and each total that a page gave."""
+    rows, totals, cursor = [], set(), None
+    for _ in range(100):
+        page = line.find(*examples, **asked, cursor=cursor)
+        rows += [hit.frame.row for hit in page.hits]
+        totals.add(page.total)
+        cursor = page.next_cursor
+        if cursor is None:
+            return rows, totals
+    raise AssertionError("there is no end of pages")
+
+
+@pytest.mark.parametrize("group", [None, "drive"])
+def test_pages_of_frames_that_look_nearly_alike_are_one_long_page(fleet: Any, group: str | None) -> None:
+    """A parked car: their likeness differs in the seventh digit, by which the index cuts and the order does not go."""
+    line = Line(fleet)
+    fleet.add(60, drive=[f"d{row % 25}" for row in range(60)])
+    vectors = np.zeros((60, 16))
+    vectors[:, 0] = 1
+    vectors[:, 1:] = np.random.default_rng(1).normal(size=(60, 15)) * 2e-4
+    fleet.embed(0, vectors)
+    line.refresh()
+    (like,) = line.ids(20)
+    whole = line.rows(frame_example(like), k=100, group=group)
+    assert len(whole) == (25 if group else 59)
+    for size in (1, 3, 10):
+        assert _all_pages(line, frame_example(like), k=size, group=group)[0] == whole
+
+
+def test_one_look_at_the_index_is_enough_for_a_page(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    plain = line.index.search
+
+    def counted(*given: Any, k: int, **named: Any) -> Any:
+        looks.append(k)
+        return plain(*given, k=k, **named)
+
+    monkeypatch.setattr(line.index, "search", counted)
+    first = line.find(GREEN, k=5)
+    line.find(GREEN, k=5, cursor=first.next_cursor)
+    assert len(looks) == 2
+
+
+def test_the_nearest_in_another_order_are_grouped_after_they_were_chosen(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ordering, "SORTED_NEAREST", 12)
+    line.add(60, drive_of=4)
+    nearest = line.rows(GREEN, k=12)
+    whole = line.rows(GREEN, sort="speed", group="drive", k=40)
+    assert set(whole) <= set(nearest)
+    for size in (1, 2, 5):
+        assert _all_pages(line, GREEN, sort="speed", group="drive", k=size) == (whole, {len(whole)})
+
+
+def test_pages_of_groups_end_with_a_clear_line(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cursors, "LONGEST_TEXT", 10)
+    page = line.find(group="drive", k=2)
+    assert len(page.hits) == 2
+    with pytest.raises(InvalidInput, match="2 groups were shown, more than a cursor holds"):
+        line.find(group="drive", k=2, cursor=page.next_cursor)
+
+
+def test_a_cursor_of_more_rows_than_there_are_finds_what_there_is(line: Line) -> None:
+    request = Request(examples=(GREEN,), group="drive")
+    for as_of, shown in ((2**40, 40), (31, 30)):
+        forged = cursors.Cursor(search=request.digest, key=-1.0, row=0, seen=1, as_of=as_of, group_rows=(shown, 5))
+        assert {row // 10 for row in line.rows(GREEN, group="drive", cursor=cursors.write(forged))} == {1, 2}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from infra.errors import InvalidInput
+from selection.fleet import loading
 from selection.fleet.columns import Columns
 from selection.structure import slices
 from selection.structure.coverage import coverage
@@ -103,6 +104,17 @@ def test_slices_are_the_clusters_with_their_words_and_attributes(fleet: Fleet) -
     again = slices.slices(emb, rows, count=3)
     assert [one.rows.tolist() for one in again] == [one.rows.tolist() for one in found]
     assert again[0].words == ()
+
+
+def test_numbers_of_too_many_kinds_are_no_trait(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "MOST_VALUES", 10)
+    fleet.add(40, attributes=[{"speed_kph": i * 0.01, "weather": "rain" if i < 20 else "fog"} for i in range(40)])
+    columns = _columns(fleet)
+    with pytest.raises(InvalidInput, match="more than 10 different numbers"):
+        columns.codes("speed_kph")
+    emb = np.repeat(np.eye(2, 8, dtype=np.float32), 20, axis=0)
+    found = slices.slices(emb, np.arange(40), count=2, columns=columns)
+    assert {trait.key for one in found for trait in one.traits} == {"weather"}
 
 
 def test_nothing_to_slice_is_said(fleet: Fleet) -> None:

@@ -51,7 +51,9 @@ def test_places_are_kept_new_rows_join_them_and_rows_without_vector_have_none(fl
     assert projection.project_missing(platform, fitted, index) == 0
 
     fleet.embed(100, emb[100:])
-    assert projection.project_missing(platform, fitted, index) == 0, "what the index has not yet is not without a vector"
+    assert projection.project_missing(platform, fitted, index) == 0, (
+        "what the index has not yet is not without a vector"
+    )
     index.refresh()
     assert projection.project_missing(platform, fitted, index) == 20
     more, more_xy = projection.places(platform, fitted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from infra import database as documents
 from infra.errors import InvalidInput
 from selection import shards
 from selection.embedding.index import VectorIndex
+from selection.fleet import frames
 from selection.fleet.columns import Columns
 from selection.near_duplicates import of_fleet
 from selection.near_duplicates.duplicates import near_duplicate_groups
@@ -47,6 +49,21 @@ class Surveyed:
         values = survey.kept(self.platform, made)
         values.refresh()
         return {name: values.all(name) for name in survey.COLUMNS}
+
+    def change(self, facts: dict[int, dict[str, Any]]) -> None:
+        for row, changed in facts.items():
+            changed_at = frames.to_the_millisecond(datetime.now(UTC))
+            self.platform.database.frames.update_one({"row": row}, {"$set": {**changed, "changed_at": changed_at}})
+        self.columns.refresh()
+
+    def withdraw(self, row: int) -> None:
+        frame_id = frames.by_rows(self.platform.database, [row])[0].frame_id
+        frames.withdraw(self.platform.database, [frame_id], datetime.now(UTC))
+        self.columns.refresh()
+
+    def groups_of_five(self) -> None:
+        """Makes each five rows near-duplicates of one another, and of nobody else."""
+        self.emb_ND = np.repeat(np.eye(64, dtype=np.float32)[: len(self.emb_ND) // 5], 5, axis=0)
 
 
 def test_a_survey_says_what_the_single_functions_say(fleet: Fleet) -> None:
@@ -103,6 +120,40 @@ def test_a_broken_frame_does_not_stand_for_the_good_ones_around_it(fleet: Fleet)
     assert made is not None
     assert set(here.values(made)["keeper"].tolist()) == {0}
     assert of_fleet.quality_order(here.columns, np.arange(60))[7] == 0  # Its sharpness alone would have put it first.
+
+
+def test_a_withdrawn_frame_stands_for_nobody(fleet: Fleet) -> None:
+    here = Surveyed(fleet, 50)
+    here.groups_of_five()
+    here.grow(40, sharpness=list(range(40)), perceptual_hash=[f"{i // 5 + 1:x}" * 16 for i in range(40)])
+    here.withdraw(9)
+    made = here.make(threshold=0.9)
+    values = here.values(made)
+    assert values["keeper"][:10].tolist() == [4, 4, 4, 4, 4, 8, 8, 8, 8, 9]
+    assert values["hash"][8:10].tolist() == [0x2222222222222222, 0]
+    here.emb_ND[40:45] = here.emb_ND[5]  # Rows that come later do not gather around it either,
+    here.emb_ND[45:] = here.emb_ND[0]
+    here.withdraw(4)  # but around a keeper that was withdrawn since, for which another one of its group stands in.
+    here.grow(10)
+    survey.join(here.platform, made, here.index, here.columns)
+    assert here.values(made)["keeper"][40:].tolist() == [8] * 5 + [4] * 5
+
+
+def test_another_survey_of_the_same_rows_sees_what_changed(fleet: Fleet) -> None:
+    here = Surveyed(fleet, 40)
+    here.groups_of_five()
+    here.grow(40)
+    first = here.make(threshold=0.9)
+    assert here.make(threshold=0.9).survey_id == first.survey_id
+    here.change({row: {"sharpness": float(row), "underexposed": 0.0, "overexposed": 0.0} for row in range(40)})
+    second = here.make(threshold=0.9)
+    assert here.values(second)["keeper"][:10].tolist() == [4] * 5 + [9] * 5
+    here.change({row: {"perceptual_hash": f"{1:016x}"} for row in range(40)})
+    third = here.make(threshold=0.9)
+    assert len(set(here.values(third)["keeper"].tolist())) == 1
+    here.withdraw(int(here.values(third)["keeper"][0]))
+    fourth = here.make(threshold=0.9)
+    assert len({one.survey_id for one in (first, second, third, fourth)}) == 4
 
 
 def test_a_file_of_a_survey_is_written_when_all_else_is_done(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +240,13 @@ def test_novelties_follow_labels_and_rows(fleet: Fleet) -> None:
 
     check([3, 50], rows=200)
     check([3, 50, 120], rows=200)
-    here.grow(100)
+    fleet.add(100)
+    fleet.embed(200, here.emb_ND[200:])
+    labelled = np.array([3, 50, 120])
+    late = novelty.update(here.platform, here.index, labelled, rows=300)
+    assert late == 0, "what the index has not yet is not without a vector"
+    here.index.refresh()
+    here.columns.refresh()
     check([3, 50, 120], rows=300)
     check([3, 50, 120, 250], rows=300)
     check([3, 250], rows=300)  # A label was taken back.

@@ -41,6 +41,47 @@ def test_facets(client: TestClient) -> None:
     assert found["facets"]["drive"] == {"drive-2": 4}
 
 
+def test_facets_say_how_a_filter_writes_what_they_count(
+    client: TestClient, platform: Platform, fleet: list[Frame]
+) -> None:
+    values = ["<10m", ">50m", "30..50", "STOP*", "Hauptstraße", "plain"]
+    for frame in fleet:
+        change = {"attributes.sign": values[frame.row % 6], "changed_at": frame.ingested_at}
+        platform.database.frames.update_one({"_id": frame.frame_id}, {"$set": change})
+    found = client.get("/api/v1/facets").json()
+    texts = found["texts"]["sign"]
+    assert texts == {
+        "<10m": '"<10m"',
+        ">50m": '">50m"',
+        "30..50": '"30..50"',
+        "STOP*": '"stop*"',
+        "Hauptstraße": "hauptstrasse",
+    }
+    assert set(found["texts"]) == set(found["facets"])
+    for value, count in found["facets"]["sign"].items():
+        where = f"sign:{texts.get(value, value)}"
+        answer = client.get("/api/v1/search", params={"where": where}).json()
+        assert answer["total"] == count == 2
+        assert [(term["facet"], term["texts"]) for term in answer["terms"]] == [("sign", [texts.get(value, value)])]
+    mixed = client.get("/api/v1/facets", params={"where": 'sign:"stop now",s* -near:0,0,1km after:2026-01-01 has:sign'})
+    assert [(term["facet"], term["values"], term["texts"]) for term in mixed.json()["terms"]] == [
+        ("sign", ["stop now", "s*"], ['"stop now"', "s*"]),
+        (None, ["0.0,0.0,1000m"], ["0.0,0.0,1000m"]),
+        (None, ["2026-01-01T00:00:00+00:00"], ["2026-01-01T00:00:00Z"]),
+        (None, ["sign"], ["sign"]),
+    ]
+
+
+def test_numbers_of_any_size_have_a_histogram(client: TestClient, platform: Platform, fleet: list[Frame]) -> None:
+    for frame in fleet:
+        accel = (-1.7976931348623157e308, 1.7976931348623157e308, frame.row / 7)[frame.row % 3]
+        change = {"attributes.accel": accel, "changed_at": frame.ingested_at}
+        platform.database.frames.update_one({"_id": frame.frame_id}, {"$set": change})
+    found = client.get("/api/v1/facets").json()["histograms"]["accel"]
+    assert sum(found["counts"]) == len(fleet)
+    assert None not in found["edges"]
+
+
 @pytest.mark.usefixtures("fleet")
 def test_a_bad_filter_is_told_in_one_shape(client: TestClient) -> None:
     for path in ("/api/v1/search", "/api/v1/facets"):

@@ -72,13 +72,13 @@ def test_the_old_encoder_serves_until_the_reconciler_has_embedded_all_with_the_n
 
     curator = Curator(small_platform)
     assert curator.search(text="a road").total == 6
-    assert reconcile.embed(small_platform, curator)
+    assert reconcile.embed(small_platform, curator, clock=reconcile.now_utc)
     assert encoders.current_encoder_id(small_platform) == new
     assert switching.wanted(small_platform) is None
     found = curator.search(text="a road")
     assert (found.total, found.missing) == (6, 0), "the curator took to the new encoder"
     assert "switching" not in mlpl("status").stdout
-    assert not reconcile.embed(small_platform, curator)
+    assert not reconcile.embed(small_platform, curator, clock=reconcile.now_utc)
 
     back = mlpl("encoder", "use", "small", "--wait")
     assert back.stdout.strip() == f"{old} serves"

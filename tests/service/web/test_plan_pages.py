@@ -55,6 +55,17 @@ def test_a_plan_from_the_form_to_a_batch(page: Page, address: str, fleet: list[F
     expect(page.locator('[data-field="seed"]')).to_have_value("3")
     fill("caps", "drive")
     expect(page.get_by_role("alert")).to_contain_text("is not “key: number”")
+    for written, kept in {
+        "timeofday: dusk 100%": r"dusk: (1\.0|100%|'100%')\n",
+        "timeofday: dusk 1": r"dusk: 1\n",
+    }.items():
+        page.get_by_role("tab", name="Form").click()
+        fill("quotas", written)
+        page.get_by_role("tab", name="YAML").click()
+        expect(text).to_have_value(re.compile(kept))
+    page.get_by_role("tab", name="Form").click()
+    expect(page.locator('[data-field="quotas"]')).to_have_value("timeofday: dusk 1")
+    fill("quotas", "timeofday: dusk 40%")
     fill("caps", "drive: 2")
 
     # Near-duplicates leave from the calibrated likeness, unless the plan names one.

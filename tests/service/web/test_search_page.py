@@ -137,6 +137,46 @@ def test_examples_groups_numbers_and_mistakes(page: Page, address: str, fleet: l
     expect(total).to_have_text("12 frames")
 
 
+def test_facets_of_values_that_need_quotes_or_folding(
+    page: Page, address: str, fleet: list[Frame], platform: Platform
+) -> None:
+    from playwright.sync_api import expect
+
+    values = ["<10m", "30..50", "STOP*", "Hauptstraße", "heavy rain", "Heavy Rail"]
+    for frame in fleet:
+        change = {"attributes.sign": values[frame.row % 6], "attributes.label": ["car", "bus"][frame.row % 2]}
+        change |= {"changed_at": frame.ingested_at}
+        platform.database.frames.update_one({"_id": frame.frame_id}, {"$set": change})
+    total, facet = page.locator("#total"), page.locator('[data-key="sign"]')
+    page.goto(address)
+    expect(total).to_have_text("12 frames")
+
+    # Each is a filter, then its opposite, then nothing.
+    for name in values[:4]:
+        value = facet.locator(".value", has=page.get_by_text(name, exact=True))
+        value.click()
+        expect(total).to_have_text("2 frames")
+        expect(value).to_have_attribute("aria-pressed", "true")
+        value.click()
+        expect(total).to_have_text("10 frames")
+        expect(value.locator(".count")).to_have_text("−2")
+        value.click()
+        expect(total).to_have_text("12 frames")
+
+    # A prefix stays one beside what is added and taken away.
+    page.goto(f"{address}/?where=sign:%22heavy%20ra%22*")
+    expect(total).to_have_text("4 frames")
+    facet.locator(".value", has_text="STOP*").click()
+    expect(total).to_have_text("6 frames")
+    expect(page).to_have_url(re.compile(r"where=sign%3A%22heavy\+ra%22\*%2C%22stop\*%22$"))
+
+    # An attribute of a term's name is asked for by its full one.
+    page.goto(address)
+    page.locator('[data-key="attributes.label"] .value', has_text="car").click()
+    expect(page).to_have_url(re.compile(r"where=attributes\.label%3Acar$"))
+    expect(total).to_have_text("6 frames")
+
+
 def test_a_mistake_in_the_box_is_marked(page: Page, address: str) -> None:
     from playwright.sync_api import expect
 

@@ -40,6 +40,14 @@ def test_every_mode_becomes_three_channels(mode: str) -> None:
     assert squashed.dtype == np.uint8
 
 
+@pytest.mark.parametrize("depth", [1.0, 255.0])
+def test_an_image_of_floats_is_as_bright_as_its_depth_says(depth: float) -> None:
+    grey = gradient(40, 30).convert("L")
+    floats = Image.fromarray(np.asarray(grey, dtype=np.float32) * np.float32(depth / 255))
+    difference = np.abs(images.squash(floats, size=16).astype(int) - images.squash(grey, size=16).astype(int))
+    assert difference.max() <= 1
+
+
 def test_the_orientation_of_the_camera_is_applied() -> None:
     upright = gradient(64, 64)
     exif = Image.Exif()
