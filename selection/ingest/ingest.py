@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 from infra.errors import BackendUnavailable, Denied, InvalidInput, MlplError, NotFound
 from infra.logs import get_logger
 from infra.platform import Platform
+from selection.fleet import frames
 from selection.fleet.metadata import valid_text
 from selection.ingest import intake, registration, rejects
 from selection.ingest.intake import Means, Recorder
@@ -91,7 +93,7 @@ def ingest(
         StorageFull, BackendUnavailable: What was committed before stays; run it again to go on.
         NotFound, Denied: The only source cannot be read. One of several is named in the report, and the others go on.
     """
-    started = time.monotonic()
+    started, began = time.monotonic(), frames.to_the_millisecond(datetime.now(UTC))
     telling, tally = _Progress(tell=progress), Tally()
     failures: list[MlplError] = []
     video = video or VideoOptions()
@@ -108,9 +110,8 @@ def ingest(
             joiner=joiner,
             report=telling.add,
         )
-        streams = _opened(
-            means, opening.by_kind(sources, site=site, in_place=in_place), metadata, is_counted=progress is not None
-        )
+        kinds = opening.by_kind(sources, site=site, in_place=in_place)
+        streams = _opened(means, kinds, metadata, is_counted=progress is not None)
         telling.meters += [stream.meter for stream in streams]
         try:
             items = [_items(means, one, video, failures, is_only=len(streams) == 1) for one in streams]
@@ -122,6 +123,9 @@ def ingest(
             raise
     if failures and len(streams) == 1:
         raise failures[0]
+    for one in kinds.manifests:
+        if one.given not in tally.failed:
+            rejects.forget_lines(platform.database, str(one.path), before=began)
     report = tally.report(seconds=time.monotonic() - started, tracks=joiner.outcome())
     _log.info("ingested", added=report.added, already_present=report.already_present, rejected=report.rejected_count)
     return report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -76,6 +77,12 @@ def keep_rejects(db: Db, rejects: Sequence[Reject], *, resolved: Sequence[str], 
             # Another ingest of the same folder writing the same reject at this moment is as good.
             if not is_only_duplicates(exc):
                 raise
+
+
+def forget_lines(db: Db, path: str, *, before: datetime) -> None:
+    """Takes lines of a list off that were kept before it was read again to its end: they are mended, or gone."""
+    line = {"$regex": f"^{re.escape(metadata.valid_text(path))}:[0-9]+$"}
+    retrying(lambda: db.rejects.delete_many({"source": line, "seen_at": {"$lt": before}}))
 
 
 def _reject_id(source: str) -> str:

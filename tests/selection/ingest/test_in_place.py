@@ -391,6 +391,20 @@ def test_a_csv_line_in_another_encoding_does_not_end_the_rest(stores: Platform, 
     assert (report.added, report.missing, report.broken) == (2, 1, 0)
 
 
+def test_lines_that_were_mended_leave_the_list_of_rejects(stores: Platform, tmp_path: Path) -> None:
+    _lake(tmp_path / "lake", 2, digests=False)
+    listed = tmp_path / "lake" / "list.jsonl"
+    whole = listed.read_text()
+    listed.write_text("not json\n" + whole)
+    assert ingest(stores, [str(listed)]).broken == 1
+    listed.write_text("not json\nnor this\n" + whole)
+    assert ingest(stores, [str(listed)]).broken == 2
+    assert len(rejects.list_rejects(stores.database)) == 2
+    listed.write_text(whole)
+    assert ingest(stores, [str(listed)]).broken == 0
+    assert rejects.list_rejects(stores.database) == []
+
+
 def test_what_a_manifest_names_in_vain_is_missing(stores: Platform, tmp_path: Path) -> None:
     _lake(tmp_path / "lake", 4, digests=False)
     for i in (1, 2):
