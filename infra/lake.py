@@ -65,6 +65,30 @@ class Lake:
             reason = str(exc).partition("\n")[0].rpartition(" - ")[2].strip()
             raise BackendUnavailable(f"{uri} cannot be read now ({reason})", uri=uri) from exc
 
+    def exists(self, uri: str) -> bool:
+        """Whether something is behind a URI, without reading it.
+
+        Raises:
+            Denied, BackendUnavailable: It cannot be told, or not now.
+            InvalidInput: As `read`.
+        """
+        path = local_path(uri)
+        if path is not None:
+            return path.is_file()
+        import obstore
+        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+
+        bucket, key = s3_parts(uri)
+        try:
+            obstore.head(self._bucket(bucket), key)
+        except FileNotFoundError:
+            return False
+        except (PermissionDeniedError, UnauthenticatedError, PermissionError) as exc:
+            raise Denied(f"access to {uri} was refused; check the AWS credentials", uri=uri) from exc
+        except (BaseError, OSError, ValueError) as exc:
+            raise BackendUnavailable(f"{uri} cannot be looked for now", uri=uri) from exc
+        return True
+
     def list(self, uri: str) -> Iterator[tuple[str, int]]:
         """URI and size in bytes of every object under an `s3://bucket/prefix`, a thousand at a time, in the order of their keys.
 

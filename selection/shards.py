@@ -13,6 +13,7 @@ with `row` and the columns that `selection.structure.survey` and `.novelty` name
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 import time
@@ -68,6 +69,7 @@ class Shard:
         digest: SHA-256 of the file, 64 hex digits.
         rows: `stop - start`.
         valued: How many of them have a value that is not null; None in records that do not say.
+        extends: Digests of the files before, of which this one has all values and more.
     """
 
     kind: ShardKind
@@ -80,6 +82,11 @@ class Shard:
     created_at: datetime
     format_version: int = FORMAT_VERSION
     valued: int | None = None
+    extends: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """The database gives lists."""
+        object.__setattr__(self, "extends", tuple(self.extends))
 
     @property
     def shard_id(self) -> str:
@@ -171,12 +178,19 @@ class Watch:
         return seen[2]
 
 
-def sources(db: Db, kind: ShardKind, producer: str) -> dict[tuple[str, str], int]:
-    """Rows that have a value in each shard of a producer, by id and digest of the shard; all where that is not known."""
-    found = db.shards.find({"kind": kind, "producer": producer}, {"digest": 1, "rows": 1, "valued": 1})
-    return {
-        (one["_id"], one["digest"]): int(one["rows"] if one.get("valued") is None else one["valued"]) for one in found
-    }
+def sources(db: Db, kind: ShardKind, producer: str) -> list[tuple[list[tuple[str, str]], int]]:
+    """For each shard of a producer its id with its digest and with those that it extends, and how many of its rows have a value; all where
+    that is not known.
+    """
+    fields = ("digest", "rows", "valued", "extends")
+    found = db.shards.find({"kind": kind, "producer": producer}, dict.fromkeys(fields, 1))
+    return [
+        (
+            [(one["_id"], digest) for digest in (one["digest"], *one.get("extends", ()))],
+            int(one["rows"] if one.get("valued") is None else one["valued"]),
+        )
+        for one in found
+    ]
 
 
 def row_total(db: Db, kind: ShardKind, producer: str) -> int:
@@ -237,13 +251,14 @@ def replace(platform: Platform, old: Shard, table: pa.Table) -> Shard | None:
     new = _store(platform, old.kind, old.producer, old.start, old.stop, table)
     if new.digest == old.digest:
         return old
-    changes = {
+    changes: Document = {
         name: value for name, value in asdict(new).items() if name in ("object_key", "digest", "created_at", "valued")
     }
+    changes["extends"] = (*old.extends, old.digest)
     wanted = {"_id": old.shard_id, "digest": {"$in": [old.digest, new.digest]}}
     found = retrying(lambda: platform.database.shards.update_one(wanted, {"$set": changes}))
     written_files.remove(platform, old.object_key if found.matched_count else new.object_key)
-    return new if found.matched_count else None
+    return dataclasses.replace(new, extends=changes["extends"]) if found.matched_count else None
 
 
 def read(platform: Platform, shard: Shard) -> pa.Table:

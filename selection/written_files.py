@@ -59,6 +59,7 @@ def _mark(platform: Platform) -> None:
     db, objects = platform.database, platform.objects
     if db.name in objects.marked_for:
         return
+    check_store(platform)
     if db.object_store.find_one({"_id": "mark"}) is None and _is_here(platform):
         key = f"mlpl-store/{secrets.token_hex(8)}"
         objects.put(key, b"")

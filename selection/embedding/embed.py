@@ -269,8 +269,13 @@ class Embedding:
         db = platform.database
         # Not the lease of a piece: how often that was taken says how often the piece was begun.
         with leases.try_hold(db, f"fill/{encoder_id}/{shard.start}") as lease:
-            rows = [row for row in absences.rows_of(db, encoder_id, shard.start) if shard.start <= row < shard.stop]
-            if lease is None or not rows:
+            noted = absences.rows_of(db, encoder_id, shard.start)
+            # A killed attempt at a longer shard may have noted more.
+            rows = [row for row in noted if shard.start <= row < shard.stop]
+            if lease is None:
+                return 0
+            if not rows:
+                absences.settle(db, encoder_id, noted, start=shard.start, now=datetime.now(UTC))
                 return 0
             sources = self._reader.sources(start=rows[0], stop=rows[-1] + 1)
             vectors_ND, valid_N = self._vectors([sources[row - rows[0]] for row in rows], read=self._reader.read_again)
@@ -284,7 +289,7 @@ class Embedding:
                     return 0  # All of its rows are a gap again.
                 if lease.lost or shards.replace(platform, shard, table) is None:
                     return 0
-            absences.settle(db, encoder_id, sorted(set(rows) - set(absent)), start=shard.start, now=datetime.now(UTC))
+            absences.settle(db, encoder_id, sorted(set(noted) - set(absent)), start=shard.start, now=datetime.now(UTC))
         return filled
 
     def table(self, *, start: int, stop: int) -> pa.Table:

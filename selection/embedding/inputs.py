@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-FIELDS = ("row", "digest", "preview_key", "object_key", "object_uri")
+FIELDS = ("row", "digest", "preview_key", "object_key", "object_uri", "perceptual_hash")
 
 _NO_LIMIT = 2**62  # Previews are ours, and copies have passed the limit at ingest.
 _JPEG_BEGIN, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
@@ -38,6 +38,7 @@ class Source:
     preview_key: str
     object_key: str
     object_uri: str | None
+    is_seen: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +139,7 @@ class FrameReader:
                 preview_key=one["preview_key"],
                 object_key=one["object_key"],
                 object_uri=one.get("object_uri"),
+                is_seen="perceptual_hash" in one,
             )
         return found
 
@@ -169,8 +171,7 @@ class FrameReader:
 
     def read_again(self, source: Source | None) -> Any:
         """As `read`, of a frame that was not there. Whoever sees one in place again makes its preview, so no lake is asked before that."""
-        in_place = source is not None and source.object_uri is not None
-        if source is None or not in_place or self._whole or self._platform.objects.exists(source.preview_key):
+        if source is None or source.object_uri is None or self._whole or source.is_seen:
             return self.read(source)
         self._note_absent(source, "nobody has seen it")
         return None

@@ -32,7 +32,7 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("drive", ASCENDING)]),
         IndexModel([("changed_at", ASCENDING)], sparse=True),
     ],
-    "unseen": [],
+    "unseen": [IndexModel([("looked_at", ASCENDING)])],
     "counters": [],
 }
 
@@ -374,9 +374,16 @@ def unseen_ranges(db: Db) -> list[tuple[int, int]]:
     return [(one.start, one.stop) for one in unseen(db)]
 
 
-def unseen(db: Db) -> list[Unseen]:
-    """The same with the rows that are left of each."""
-    return [_to_unseen(one) for one in db.unseen.find().sort("_id", ASCENDING)]
+def unseen(
+    db: Db, *, first: int | None = None, last: int | None = None, tried_before: datetime | None = None
+) -> list[Unseen]:
+    """The same with the rows that are left of each; on request those that may hold rows `first` to `last`, or were not tried since."""
+    wanted: Document = {}
+    if first is not None and last is not None:
+        wanted["_id"] = {"$gt": first - UNSEEN_ROWS, "$lte": last}
+    if tried_before is not None:
+        wanted["$or"] = [{"looked_at": None}, {"looked_at": {"$lt": tried_before}}]
+    return [_to_unseen(one) for one in db.unseen.find(wanted).sort("_id", ASCENDING)]
 
 
 def unseen_from(db: Db, start: int) -> Unseen | None:
@@ -401,6 +408,12 @@ def note_seen(
         database.retrying(lambda: db.unseen.update_one(same, left))
     else:
         database.retrying(lambda: db.unseen.delete_one(same))
+
+
+def look_soon(db: Db, rows: Sequence[int]) -> None:
+    """Has the ranges that hold these rows looked at as if nobody had tried yet."""
+    held = {"_id": {"$gt": min(rows) - UNSEEN_ROWS, "$lte": max(rows)}}
+    database.retrying(lambda: db.unseen.update_many(held, {"$unset": {"looked_at": ""}}))
 
 
 def reopen(db: Db, rows: Iterable[int], *, now: datetime) -> None:

@@ -156,7 +156,7 @@ def check_digest(data: bytes, *, expected: str, uri: str) -> None:
 
 def follow(
     db: Db, objects: ObjectStore, finds: Sequence[Sighting], *, places: Mapping[FrameId, Place], now: datetime
-) -> None:
+) -> list[str]:
     """Leads the records of frames in place to their originals again, now that these were found.
 
     Where the original is gone from the place in the record, the record takes the new place, and the old one becomes a sighting. Those
@@ -166,16 +166,16 @@ def follow(
         finds: Where frames of the fleet were found.
         places: What their records say, at least of those in place.
         now: UTC.
+    Returns:
+        The places that records were led away from.
     """
     here = {one.frame_id: one.uri for one in finds if one.frame_id in places and places[one.frame_id].uri is not None}
     waiting = _struck(db, {one: places[one].row for one in here if not places[one].is_seen})
     elsewhere = {one: uri for one, uri in here.items() if uri != places[one].uri}
     lost = _gone(objects, {str(places[one].uri) for one in elsewhere})
-    moved = {
-        one: uri
-        for one, uri in elsewhere.items()
-        if (one in waiting or places[one].uri in lost) and not _gone(objects, [uri])
-    }
+    moved = {one: uri for one, uri in elsewhere.items() if one in waiting or places[one].uri in lost}
+    absent = _gone(objects, set(moved.values()))
+    moved = {one: uri for one, uri in moved.items() if uri not in absent}
     if moved:
         known = frames.get_many(db, moved)
         before = [
@@ -184,7 +184,9 @@ def follow(
         ]
         retrying(lambda: sightings.add(db, before))
         frames.move(db, moved, now=now)
+        frames.look_soon(db, [places[one].row for one in moved])
     frames.reopen(db, waiting.values(), now=now)
+    return [str(places[one].uri) for one in moved]
 
 
 def _in_lake(objects: ObjectStore, uri: str) -> bytes:
@@ -200,7 +202,7 @@ def _struck(db: Db, rows: Mapping[FrameId, int]) -> dict[FrameId, int]:
     if not rows:
         return {}
     first, last = min(rows.values()), max(rows.values())
-    awaited = {row for one in frames.unseen(db) if one.start <= last and first < one.stop for row in one.wanted}
+    awaited = {row for one in frames.unseen(db, first=first, last=last) for row in one.wanted}
     return {one: row for one, row in rows.items() if row not in awaited}
 
 
@@ -223,9 +225,6 @@ def _is_file(uri: str) -> bool:
 
 def _is_gone(objects: ObjectStore, uri: str) -> bool:
     try:
-        objects.lake.read(uri)
-    except NotFound:
-        return True
+        return not objects.lake.exists(uri)
     except MlplError:
         return False
-    return False

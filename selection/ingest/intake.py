@@ -176,6 +176,7 @@ def _record(means: Means, looked: _Looked) -> None:
     facts = [means.joiner.fill(one, beside=looked.unseen[one.frame_id].file.track) for one in stored]
     with means.recorder.rows:
         added = frames.register(db, facts)
+    left: list[str] = []
     finds = [
         Sighting(frame_id=one.frame_id, site=one.file.said.site, uri=one.file.uri, seen_at=now) for one in accepted
     ]
@@ -183,12 +184,12 @@ def _record(means: Means, looked: _Looked) -> None:
         places = retrying(lambda: frames.places(db, present))
         # What was taken out of an archive or video cannot be read again from its address.
         lasting = [find for find, one in zip(finds, accepted, strict=True) if one.file.container is None]
-        originals.follow(db, means.platform.objects, lasting, places=places, now=now)
+        left = originals.follow(db, means.platform.objects, lasting, places=places, now=now)
         finds = [one for one in finds if (one.site, one.uri) != places.get(one.frame_id, ())[:2]]
     sightings_added = retrying(lambda: sightings.add(db, finds))
     again = {one.frame_id: one.file.track for one in accepted if one.frame_id in present}
     means.joiner.update(db, again, known=present, now=now)
-    resolved = [name for one in accepted for name in _names(one.file)]
+    resolved = [*left, *(name for one in accepted for name in _names(one.file))]
     resolved += [file.shown for file in looked.others]
     rejects.keep_rejects(db, bad, resolved=resolved, now=now)
     means.tally.reject(bad)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from infra import leases
@@ -20,6 +22,7 @@ from selection.ingest import rejects
 from selection.ingest.rejects import Reject
 from selection.pixels import images, statistics
 
+_PROBED = 8
 _log = get_logger(__name__)
 
 
@@ -67,11 +70,7 @@ def see_missing(
         BackendUnavailable: A bucket does not answer; what is missing stays missing for the next call.
     """
     db = platform.database
-    ranges = [
-        one
-        for one in frames.unseen(db)
-        if tried_before is None or one.looked_at is None or one.looked_at < tried_before
-    ]
+    ranges = frames.unseen(db, tried_before=tried_before)
     total = sum(len(one.wanted) for one in ranges)
     done, seen = 0, Seen(frames=0, broken=0, waiting=0)
     patience = Patience()
@@ -108,7 +107,13 @@ def _see_range(
         for frame in frames.by_rows(db, left.wanted)
         if frame.object_uri is not None and frame.perceptual_hash is None
     ]
-    outcomes = list(pool.map(lambda frame: _see(platform, frame, patience=patience), pending))
+    if left.rows is not None and len(pending) > _PROBED:
+        # A lake that is away for days is not asked for each file every time.
+        probes = list(pool.map(partial(_see, platform, patience=patience), random.sample(pending, _PROBED)))
+        if all(isinstance(one, _Refused) and one.may_come for one in probes):
+            frames.note_seen(db, {}, of=left, waiting=left.rows, now=frames.to_the_millisecond(datetime.now(UTC)))
+            return Seen(frames=0, broken=0, waiting=len(pending))
+    outcomes = list(pool.map(partial(_see, platform, patience=patience), pending))
     # After all is read: whoever follows changes by their time would not look so far back.
     now = frames.to_the_millisecond(datetime.now(UTC))
     seen: dict[FrameId, dict[str, Any]] = {}

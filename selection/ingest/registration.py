@@ -17,6 +17,7 @@ from infra.platform import Platform
 from selection.fleet import frames, originals, sightings
 from selection.fleet.frames import FrameFacts
 from selection.fleet.sightings import Sighting
+from selection.ingest import rejects
 from selection.ingest.intake import Means
 from selection.ingest.rejects import Reject
 from selection.ingest.sources import videos
@@ -114,7 +115,8 @@ def register(platform: Platform, facts: Sequence[FrameFacts], *, joiner: Joiner)
             )
     if finds:
         places = retrying(lambda: frames.places(db, [one.frame_id for one in finds]))
-        originals.follow(db, platform.objects, finds, places=places, now=now)
+        left = originals.follow(db, platform.objects, finds, places=places, now=now)
+        rejects.keep_rejects(db, [], resolved=left, now=now)
         finds = [one for one in finds if (one.site, one.uri) != places.get(one.frame_id, ())[:2]]
     return Registered(
         added=len(added),

@@ -46,9 +46,14 @@ def built_status(platform: Platform, encoder_id: str) -> IndexStatus:
     found = built.descriptions(folder)
     built_from = {source for one in found for source in one.sources}
     present = shards.sources(platform.database, "vectors", encoder_id)
-    tail_rows = sum(valued for source, valued in present.items() if source not in built_from)
+    # A segment stands for shards that have got more vectors since, too; those few rows are not counted here.
+    tail_rows = sum(valued for sources, valued in present if built_from.isdisjoint(sources))
     return status_of(
-        encoder_id, found, rows=sum(present.values()), tail_rows=tail_rows, on_gpu=bool(gpus(platform.settings.device))
+        encoder_id,
+        found,
+        rows=sum(valued for _, valued in present),
+        tail_rows=tail_rows,
+        on_gpu=bool(gpus(platform.settings.device)),
     )
 
 

@@ -119,6 +119,11 @@ def source_of(record: Shard) -> Source:
     return (record.shard_id, record.digest)
 
 
+def sources_of(record: Shard) -> list[Source]:
+    """The same, with those before it whose vectors it has: what was built from them still holds."""
+    return [source_of(record), *((record.shard_id, digest) for digest in record.extends)]
+
+
 def vectors_in(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
     """Rows that have a vector, and the vectors, without a copy where all have one."""
     column = table.column("vector").combine_chunks()

@@ -21,7 +21,7 @@ from selection.embedding.index.built import Source
 from selection.embedding.index.exact import ExactBlock
 from selection.embedding.index.parts import Part, best_of
 from selection.embedding.index.status import IndexStatus, gpus, status_of
-from selection.embedding.index.tail import Tail, readable, source_of, vectors_in
+from selection.embedding.index.tail import Tail, readable, source_of, sources_of, vectors_in
 from selection.shards import Shard
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class VectorIndex:
             found = [] if self._opened else built.listed(self._folder)  # Before the records: newer ones are not stale.
             records = shards.records(database, "vectors", self.encoder_id)
             if not self._opened:
-                self._open(found, frozenset(source_of(record) for record in records))
+                self._open(found, frozenset(source for record in records for source in sources_of(record)))
             taken = [record for record in records if source_of(record) in self._seen or self._take(record)]
             self._publish()
             # A corrupt one does not count, so that its replacement is noticed.

@@ -9,7 +9,6 @@ import posixpath
 from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 from infra.errors import InvalidInput, NotFound
 from infra.lake import Lake, s3_parts
@@ -57,7 +56,8 @@ def read(lake: Lake, prefix: str, *, meter: Meter, tally: Tally) -> Iterator[Sou
     """
     home = f"{prefix.rstrip('/')}/"
     way: list[_Folder] = []  # From the prefix down to the present object, or to the first folder that has a list.
-    for uri, size_bytes in _ahead(lake.list(prefix), meter):
+    listing = _Listing(lake.list(prefix), meter)
+    for uri, size_bytes in listing:
         if uri.endswith("/") and not size_bytes:
             continue  # A folder that someone made in the console.
         try:
@@ -72,7 +72,8 @@ def read(lake: Lake, prefix: str, *, meter: Meter, tally: Tally) -> Iterator[Sou
             yield from way.pop().missing()
         for folder in _between(way[-1] if way else None, uri, home=home):
             way.append(_Folder(home=folder, said=None))
-            way[-1].said = yield from _said(lake, folder)
+            if listing.may_hold(folder + METADATA_NAME):
+                way[-1].said = yield from _said(lake, folder)
             if way[-1].said is not None:
                 break
         yield from _one(way[-1], uri, size_bytes, home=home, tally=tally)
@@ -114,16 +115,38 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in name.split("/"))
 
 
-def _ahead(listing: Iterator[tuple[str, int]], meter: Meter) -> Iterator[tuple[str, int]]:
-    waiting = deque(islice(listing, LISTED_AHEAD))
-    meter.size += len(waiting)
-    while waiting:
-        meter.position += 1
-        yield waiting.popleft()
-        following = next(listing, None)
-        if following is not None:
-            waiting.append(following)
-            meter.size += 1
+class _Listing:
+    """Objects by their keys, some of them known ahead."""
+
+    def __init__(self, listing: Iterator[tuple[str, int]], meter: Meter) -> None:
+        self._listing, self._meter = listing, meter
+        self._waiting: deque[tuple[str, int]] = deque()
+        self._lists: set[str] = set()
+        self._reached: bytes | None = b""  # The last key that is known; None at the end.
+        for _ in range(LISTED_AHEAD):
+            self._take()
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        while self._waiting:
+            self._meter.position += 1
+            yield self._waiting.popleft()
+            self._take()
+
+    def _take(self) -> None:
+        following = next(self._listing, None)
+        if following is None:
+            self._reached = None
+            return
+        uri = following[0]
+        self._waiting.append(following)
+        self._meter.size += 1
+        self._reached = uri.encode()
+        if uri.endswith(f"/{METADATA_NAME}"):
+            self._lists.add(uri)
+
+    def may_hold(self, uri: str) -> bool:
+        """Whether there is such a list, or may be, as the listing has not come so far yet."""
+        return uri in self._lists or (self._reached is not None and self._reached < uri.encode())
 
 
 def _said(lake: Lake, home: str) -> Generator[Reject, None, dict[str, FrameMetadata] | None]:

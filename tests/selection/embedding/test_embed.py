@@ -315,6 +315,7 @@ def _reseen(fleet: Any, *, rows: range) -> None:
         data = fleet.platform.objects.lake.read(document["object_uri"])
         preview = images.preview(images.open_image(data, max_pixels=10**6).pixels)
         fleet.platform.objects.put(document["preview_key"], preview)
+        fleet.platform.database.frames.update_one({"row": row}, {"$set": {"perceptual_hash": row}})
 
 
 @pytest.mark.parametrize("left", [range(6, 8), range(8)])
@@ -345,6 +346,24 @@ def test_frames_of_a_lake_that_was_away_get_their_vectors_when_it_is_back(
     assert index.refresh() == len(left)
     assert index.vectors(np.arange(30)).argmax(axis=1).tolist() == [row % 3 for row in range(30)]
     assert shards.valued_total(platform.database, "vectors", "enc-1") == 30
+
+
+def test_a_seen_frame_that_lost_its_preview_gets_its_vector_from_the_lake(coloured: Any, tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    _in_place(coloured, lake, rows=range(2))
+    coloured.platform.database.frames.update_many({"row": {"$lt": 2}}, {"$set": {"perceptual_hash": 1}})
+    lake.rename(tmp_path / "away")
+    assert embed.embed_missing(coloured.platform, ColourEncoder()) == 28
+    (tmp_path / "away").rename(lake)
+    assert embed.embed_missing(coloured.platform, ColourEncoder()) == 2
+
+
+def test_what_a_killed_attempt_noted_beyond_its_shard_is_forgotten(coloured: Any) -> None:
+    platform = coloured.platform
+    absences.note(platform.database, "enc-1", [2, 25], start=0, stop=30, now=datetime.now(UTC))
+    assert embed.embed_pieces(platform, ColourEncoder(), [(0, 8)]) == 8
+    assert embed.embed_missing(platform, ColourEncoder()) == 22
+    assert _to_try(coloured) == []
 
 
 def test_another_file_in_the_place_of_a_frame_gives_no_vector_and_no_preview(coloured: Any, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from infra.errors import NotFound, StorageFull
+from selection.embedding.embed import vector_table
 from selection.embedding.index import (
     VectorIndex,
     building,
@@ -201,6 +202,26 @@ def test_a_shard_made_again_is_built_once(fleet: Any, noticed: bool) -> None:
     assert not index.build_due()
     assert index.size == 30
     assert index.vectors(np.array([0]))[0] == pytest.approx(VECTORS[30], abs=2e-3)
+
+
+@pytest.mark.usefixtures("small_builds")
+def test_vectors_that_are_filled_in_do_not_make_a_segment_stale(fleet: Any) -> None:
+    valid = np.arange(30) != 7
+    fleet.embed(0, VECTORS[:30], valid=valid)
+    index = VectorIndex(fleet.platform, "enc-1")
+    index.refresh()
+    assert index.build() == 30
+    (old,) = vector_index.shards.records(fleet.platform.database, "vectors", "enc-1")
+    whole = vector_table(VECTORS[:30].astype(np.float16), valid_N=np.ones(30, dtype=bool), start=0)
+    assert vector_index.shards.replace(fleet.platform, old, whole)
+    assert index.refresh() == 1
+    again = VectorIndex(fleet.platform, "enc-1")
+    assert again.refresh() == 30
+    assert (again.status().tail_rows, len(again.status().segments)) == (1, 1)
+    assert built_status(fleet.platform, "enc-1").rows == 30
+    for one in (index, again):
+        assert not one.build_due()
+        _check(one, there=np.arange(100) < 30)
 
 
 @pytest.mark.usefixtures("small_builds")

@@ -23,6 +23,7 @@ from selection.fleet.originals import UNANSWERED_IN_A_ROW
 from selection.ingest import ingest as ingesting
 from selection.ingest.ingest import ingest
 from selection.ingest.rejects import list_rejects
+from selection.ingest.sources import buckets
 from tests.selection.ingest.conftest import VideoMaker
 
 
@@ -173,7 +174,10 @@ def test_a_key_that_cannot_be_read_is_a_reject_and_the_rest_goes_on(lake: tuple[
     assert {one.source for one in report.rejected} == {"s3://odd-keys/s//b.jpg", "s3://odd-keys/s/./c.jpg"}
 
 
-def test_a_list_anywhere_under_a_prefix_speaks_for_what_is_below_it(lake: tuple[Platform, Any]) -> None:
+@pytest.mark.parametrize("ahead", [1, 1000])
+def test_a_list_anywhere_under_a_prefix_speaks_for_what_is_below_it(
+    lake: tuple[Platform, Any], monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
     platform, client = lake
     listing = b'{"file": "img/a.jpg", "drive": "d1"}\n{"file": "gone.jpg"}\n'
     objects = {
@@ -189,9 +193,18 @@ def test_a_list_anywhere_under_a_prefix_speaks_for_what_is_below_it(lake: tuple[
         "fleet/d2/deep/er/metadata.jsonl": b'{"file": "b.jpg", "drive": "d2"}\n',
         "fleet/z.jpg": _jpeg(80),
     }
-    report = ingest(platform, [_put(client, "nested", objects) + "/fleet"])
+    asked, real = [], Lake.read
+
+    def read(self: Lake, uri: str, **more: Any) -> bytes:
+        asked.append(uri)
+        return real(self, uri, **more)
+
+    monkeypatch.setattr(Lake, "read", read)
+    monkeypatch.setattr(buckets, "LISTED_AHEAD", ahead)
+    report = ingest(platform, [_put(client, f"nested-{ahead}", objects) + "/fleet"])
+    assert ahead == 1 or len([uri for uri in asked if uri.endswith("metadata.jsonl")]) == 2, "those that are listed"
     assert (report.added, report.missing, report.broken, report.ignored) == (5, 1, 0, 1)
-    assert report.rejected[0].source == "s3://nested/fleet/d1/gone.jpg"
+    assert report.rejected[0].source == f"s3://nested-{ahead}/fleet/d1/gone.jpg"
     found = [(one.source, one.drive) for one in frames.by_rows(platform.database, range(5))]
     assert found == [
         ("d0/a.jpg", None),
@@ -221,10 +234,10 @@ def test_one_object_that_cannot_be_read_does_not_end_the_ingest(
     (tmp_path / "a.jpg").write_bytes(_jpeg(99))
     real = Lake.read
 
-    def read(self: Lake, uri: str) -> bytes:
+    def read(self: Lake, uri: str, **more: Any) -> bytes:
         if "/1 " in uri:
             raise trouble
-        return real(self, uri)
+        return real(self, uri, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(Lake, "read", read)
@@ -239,7 +252,7 @@ def test_a_bucket_that_does_not_answer_ends_it(lake: tuple[Platform, Any], monke
     for level in range(UNANSWERED_IN_A_ROW):
         client.put_object(Bucket="lake", Key=f"many/{level}.jpg", Body=_jpeg(level))
 
-    def read(self: Lake, uri: str) -> bytes:
+    def read(self: Lake, uri: str, **more: Any) -> bytes:
         raise BackendUnavailable(f"{uri} cannot be read now")
 
     monkeypatch.setattr(Lake, "read", read)

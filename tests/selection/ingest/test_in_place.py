@@ -21,7 +21,7 @@ from infra.lake import Lake
 from infra.platform import Platform
 from selection.fleet import frames, originals, sightings
 from selection.ingest import ingest as ingesting
-from selection.ingest import intake, registration, rejects
+from selection.ingest import intake, previews, registration, rejects
 from selection.ingest.ingest import ingest
 from selection.ingest.previews import Seen, see_missing
 from selection.ingest.sources import Reject, manifests
@@ -217,6 +217,36 @@ def test_a_moved_lake_is_followed(stores: Platform, tmp_path: Path, digests: boo
     assert see_missing(stores).frames == int(digests)
     assert all(one.perceptual_hash for one in frames.by_rows(stores.database, range(3)))
     assert ingest(stores, [str(tmp_path / "moved/list.jsonl")], in_place=True).sightings_added == 0
+
+
+def test_a_moved_lake_is_seen_at_once_and_its_old_place_forgotten(stores: Platform, tmp_path: Path) -> None:
+    ingest(stores, [str(_lake(tmp_path / "lake", 3))], in_place=True)
+    (tmp_path / "lake").rename(tmp_path / "moved")
+    assert see_missing(stores).waiting == 3
+    assert rejects.reject_count(stores.database) == 3
+    ingest(stores, [str(tmp_path / "moved/list.jsonl")], in_place=True)
+    assert rejects.list_rejects(stores.database) == []
+    assert see_missing(stores, tried_before=datetime(2026, 1, 1, tzinfo=UTC)).frames == 3
+
+
+def test_a_lake_that_stays_away_is_asked_for_a_few_files_only(
+    stores: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(previews, "_PROBED", 2)
+    ingest(stores, [str(_lake(tmp_path / "lake", 6))], in_place=True)
+    (tmp_path / "lake").rename(tmp_path / "away")
+    assert see_missing(stores).waiting == 6
+    asked, real = [], Lake.read
+
+    def read(self: Lake, uri: str, **more: Any) -> bytes:
+        asked.append(uri)
+        return real(self, uri, **more)
+
+    monkeypatch.setattr(Lake, "read", read)
+    assert see_missing(stores).waiting == 6
+    assert len(asked) == 2
+    (tmp_path / "away").rename(tmp_path / "lake")
+    assert see_missing(stores).frames == 6
 
 
 def test_rows_are_looked_at_again(stores: Platform, tmp_path: Path) -> None:
