@@ -44,6 +44,10 @@ class DrivesOnly:
         self._drive_N = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
         self.captured_ms = np.full(rows, NO_TIME_MS, dtype=np.int64)
 
+    def mask(self, _: str) -> NDArray[np.bool_]:
+        """Nobody was withdrawn."""
+        return np.ones(self.rows, dtype=bool)
+
     def measured(self, _: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Nothing was measured of their pixels."""
         return np.full(len(rows), np.nan)
