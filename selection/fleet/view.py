@@ -230,7 +230,8 @@ def in_ranges(numbers: NDArray[np.float64], ranges: Sequence[Range]) -> NDArray[
 
 def _is_rounded(text: str, number: float) -> bool:
     """Whether a text is a whole number that no double is equal to."""
-    return text.lstrip("+-").isdecimal() and int(text) != int(number)
+    digits = text.lstrip("+-").lstrip("0")  # Python reads numbers of any length only on request.
+    return digits.isdecimal() and int(digits) != abs(int(number))
 
 
 def _as_number(text: str) -> float:
