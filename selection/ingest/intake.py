@@ -8,6 +8,7 @@ archives and videos, and read, so that no core waits.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 import stat
@@ -257,7 +258,7 @@ def _read(means: Means, file: SourceFile) -> _Read | Reject | None:
         means.patience.answered()
         return rejects.refused(file.shown, exc)
     means.patience.answered()
-    if file.is_other and not images.may_be_image(data):
+    if (file.is_other or (file.may_be_note and _is_text(data))) and not images.may_be_image(data):
         return None
     if not data:
         return Reject(source=file.shown, reason="the file is empty")
@@ -266,6 +267,15 @@ def _read(means: Means, file: SourceFile) -> _Read | Reject | None:
         reason = f"its bytes have the digest {digest}, but the manifest announces {file.digest}"
         return Reject(source=file.shown, reason=reason)
     return _Read(file=file, data=data, digest=digest)
+
+
+def _is_text(data: bytes) -> bool:
+    """Whether the bytes begin as something that people write."""
+    try:
+        head = codecs.getincrementaldecoder("utf-8")().decode(data[:4096])
+    except UnicodeDecodeError:
+        return False
+    return bool(head) and all(one.isprintable() or one.isspace() for one in head)
 
 
 class _TooLarge(Exception):

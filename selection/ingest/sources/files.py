@@ -48,6 +48,11 @@ class SourceFile:
         return self.met and not _PICTURE_SUFFIX.fullmatch(PurePosixPath(self.name).suffix.lower())
 
     @property
+    def may_be_note(self) -> bool:
+        """Whether nobody said that it is an image, and its name says nothing: images have such names, but so have licences and notes."""
+        return self.met and not PurePosixPath(self.name).suffix.lstrip(".").strip("0123456789")
+
+    @property
     def uri(self) -> str:
         """Where it is, for its sighting."""
         return self.path if self.path.startswith(("s3://", "file://")) else Path(self.path).as_uri()
