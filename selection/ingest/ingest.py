@@ -192,7 +192,7 @@ def _expanded(
     means: Means, item: SourceFile | Reject, video: VideoOptions, *, meter: Meter
 ) -> Iterable[SourceFile | Reject]:
     """The frames of a video, or what is none as it is."""
-    if isinstance(item, Reject) or not videos.is_video(item.name):
+    if isinstance(item, Reject) or not videos.is_video(item.name) or videos.is_note(item):
         return (item,)
     return videos.read(item, means.platform.objects.lake, video, meter=meter, throttle=means.throttle)
 

@@ -8,7 +8,6 @@ archives and videos, and read, so that no core waits.
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import os
 import stat
@@ -32,7 +31,7 @@ from selection.fleet.sightings import Sighting
 from selection.ingest import rejects
 from selection.ingest.rejects import Reject
 from selection.ingest.report import Tally
-from selection.ingest.sources.files import SourceFile
+from selection.ingest.sources.files import SourceFile, is_text
 from selection.ingest.throttle import Throttle
 from selection.ingest.tracks.joining import Joiner
 from selection.pixels import images, statistics
@@ -258,7 +257,7 @@ def _read(means: Means, file: SourceFile) -> _Read | Reject | None:
         means.patience.answered()
         return rejects.refused(file.shown, exc)
     means.patience.answered()
-    if (file.is_other or (file.may_be_note and _is_text(data))) and not images.may_be_image(data):
+    if (file.is_other or (file.may_be_note and is_text(data))) and not images.may_be_image(data):
         return None
     if not data:
         return Reject(source=file.shown, reason="the file is empty")
@@ -267,15 +266,6 @@ def _read(means: Means, file: SourceFile) -> _Read | Reject | None:
         reason = f"its bytes have the digest {digest}, but the manifest announces {file.digest}"
         return Reject(source=file.shown, reason=reason)
     return _Read(file=file, data=data, digest=digest)
-
-
-def _is_text(data: bytes) -> bool:
-    """Whether the bytes begin as something that people write."""
-    try:
-        head = codecs.getincrementaldecoder("utf-8")().decode(data[:4096])
-    except UnicodeDecodeError:
-        return False
-    return bool(head) and all(one.isprintable() or one.isspace() for one in head)
 
 
 class _TooLarge(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -49,8 +50,9 @@ class SourceFile:
 
     @property
     def may_be_note(self) -> bool:
-        """Whether nobody said that it is an image, and its name says nothing: images have such names, but so have licences and notes."""
-        return self.met and not PurePosixPath(self.name).suffix.lstrip(".").strip("0123456789")
+        """Whether nobody said that it is an image or video, and its name does not tell: licences and notes have none, and TypeScript is `.ts`."""
+        suffix = PurePosixPath(self.name).suffix.lower()
+        return self.met and (suffix == ".ts" or not suffix.lstrip(".").strip("0123456789"))
 
     @property
     def uri(self) -> str:
@@ -61,3 +63,12 @@ class SourceFile:
     def shown(self) -> str:
         """The path as it can be stored and printed."""
         return metadata.valid_text(self.path)
+
+
+def is_text(data: bytes) -> bool:
+    """Whether bytes begin as something that people write."""
+    try:
+        head = codecs.getincrementaldecoder("utf-8")().decode(data[:4096])
+    except UnicodeDecodeError:
+        return False
+    return bool(head) and all(one.isprintable() or one.isspace() for one in head)

@@ -22,7 +22,7 @@ from infra.lake import Lake
 from selection.fleet import frames, metadata
 from selection.ingest import rejects
 from selection.ingest.rejects import Reject
-from selection.ingest.sources.files import SourceFile
+from selection.ingest.sources.files import SourceFile, is_text
 from selection.ingest.sources.meter import Meter
 from selection.ingest.throttle import Throttle
 
@@ -106,6 +106,17 @@ class _Told:
 def is_video(name: str) -> bool:
     """Whether a file is one by its name."""
     return name.lower().endswith(SUFFIXES)
+
+
+def is_note(file: SourceFile) -> bool:
+    """Whether a file that was met has the name of a video, but is evidently a text; of one in a bucket nobody asks."""
+    if not file.may_be_note or _is_remote(file):
+        return False
+    try:
+        with io.BytesIO(file.data) if file.data is not None else Path(file.path).open("rb") as opened:
+            return is_text(opened.read(4096))
+    except OSError:
+        return False  # Whoever reads it says why not.
 
 
 def read(

@@ -297,14 +297,15 @@ def test_what_lies_beside_images_is_no_broken_image(stores: Platform, tmp_path: 
     (tmp_path / "list.csv").write_bytes(b"")
     (tmp_path / "notes.txt").write_bytes(b"BMW on the left")
     (tmp_path / "LICENSE").write_text("May be used – by all.\n" * 400)
+    (tmp_path / "types.ts").write_text("export type Frame = { row: number };\n")
     (tmp_path / "convert.py").write_bytes(b"print('images')")
     (tmp_path / "empty.bag").write_bytes(b"")
     (tmp_path / "misnamed.txt").write_bytes(_jpeg(1))
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     report = ingest(stores, [str(tmp_path)])
-    assert (report.added, report.broken, report.other_files) == (2, 1, 6)
+    assert (report.added, report.broken, report.other_files) == (2, 1, 7)
     assert report.rejected[0].source == str(tmp_path / "bad.jpg")
-    assert "6 other files were passed over" in report.summary()
+    assert "7 other files were passed over" in report.summary()
     assert ingest(stores, [str(tmp_path / "notes.txt")]).broken == 1, "named by itself, it should be one"
     assert ingest(stores, [str(tmp_path)]).already_present == 2
     assert [one.source for one in rejects.list_rejects(stores.database)] == [str(tmp_path / "bad.jpg")]
