@@ -152,14 +152,15 @@ def _read_local(path: Path, uri: str) -> bytes:
 
 def _client(settings: Settings) -> Any:
     """For listing: obstore ends a listing at the first key with an empty or dot segment, and hides which keys end in a slash."""
-    import boto3
     from botocore.config import Config
 
-    session = boto3.Session()
+    from infra import objects
+
+    session, region = objects.s3_session(settings)
     style = {"addressing_style": "path"}  # As obstore has it.
     return session.client(
         "s3",
-        region_name=settings.s3_region or session.region_name or "us-east-1",
+        region_name=region,
         endpoint_url=settings.s3_endpoint_url,
         config=Config(
             s3=style, connect_timeout=5, read_timeout=120, retries={"mode": "standard", "total_max_attempts": 6}

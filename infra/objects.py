@@ -21,6 +21,7 @@ from infra.errors import BackendUnavailable, Denied, InvalidInput, MlplError, No
 from infra.lake import Lake
 
 if TYPE_CHECKING:
+    import boto3
     from obstore.store import S3Config, S3Store
 
     from infra.settings import Settings
@@ -248,13 +249,10 @@ def s3_store(settings: Settings, bucket: str, *, prefix: str = "") -> S3Store:
     Raises:
         Denied: There are no credentials.
     """
-    # boto3 finds credentials in every place AWS documents (profiles, SSO, roles); it is slow to import, so only here.
-    import boto3
     from obstore.auth.boto3 import Boto3CredentialProvider
     from obstore.store import S3Store
 
-    session = boto3.Session()
-    region = settings.s3_region or session.region_name or "us-east-1"
+    session, region = s3_session(settings)
     endpoint = settings.s3_endpoint_url
     try:
         provider = Boto3CredentialProvider(session)
@@ -275,6 +273,15 @@ def s3_store(settings: Settings, bucket: str, *, prefix: str = "") -> S3Store:
         },
         retry_config={"max_retries": 5, "retry_timeout": timedelta(seconds=30)},
     )
+
+
+def s3_session(settings: Settings) -> tuple[boto3.Session, str]:
+    """Who we are to S3, and the region."""
+    # boto3 finds credentials in every place AWS documents (profiles, SSO, roles); it is slow to import, so only here.
+    import boto3
+
+    session = boto3.Session()
+    return session, settings.s3_region or session.region_name or "us-east-1"
 
 
 def _write(path: str, data: bytes | bytearray | memoryview) -> None:

@@ -40,6 +40,8 @@ ShardKind = Literal["vectors", "predictions", "projections", "surveys", "novelti
 FORMAT_VERSION = 1
 BLOCK_ROWS = 4096
 FULL_LOOK_S = 2.0
+_MOST_EXTENDED = 16
+"""Imports in small pieces replace a shard again and again; what was built from one that long ago is built anew."""
 INDEXES: dict[str, list[IndexModel]] = {
     "shards": [
         IndexModel([("kind", ASCENDING), ("producer", ASCENDING), ("start", ASCENDING)], unique=True),
@@ -69,7 +71,7 @@ class Shard:
         digest: SHA-256 of the file, 64 hex digits.
         rows: `stop - start`.
         valued: How many of them have a value that is not null; None in records that do not say.
-        extends: Digests of the files before, of which this one has all values and more.
+        extends: Digests of the last files before, of which this one has all values and more.
     """
 
     kind: ShardKind
@@ -129,7 +131,7 @@ def records(db: Db, kind: ShardKind, producer: str) -> list[Shard]:
 
 
 def extent(db: Db, kind: ShardKind, producer: str) -> tuple[int, int]:
-    """How many shards a producer has, and how many rows they hold; whoever asks again and again keeps a `Watch`."""
+    """How many shards a producer has, and how many rows they hold."""
     return state(db, kind, producer)[:2]
 
 
@@ -152,7 +154,7 @@ def state(db: Db, kind: ShardKind, producer: str) -> tuple[int, int, datetime | 
 
 
 class Watch:
-    """The extent of a producer for whoever asks several times a second. Safe to share between threads.
+    """The state of a producer's shards for whoever asks several times a second. Safe to share between threads.
 
     Usually all that is asked of the database is how many records the collection has and which is the newest, whatever the size of the fleet.
     Clocks of several machines may disagree about the newest, so a full look follows every few seconds.
@@ -164,10 +166,6 @@ class Watch:
         self._producer = producer
         self._clock = clock
         self._seen: tuple[object, float, tuple[int, int, datetime | None]] | None = None
-
-    def extent(self, db: Db) -> tuple[int, int]:
-        """See `extent`."""
-        return self.state(db)[:2]
 
     def state(self, db: Db) -> tuple[int, int, datetime | None]:
         """See `state`."""
@@ -208,9 +206,10 @@ def valued_total(db: Db, kind: ShardKind, producer: str) -> int:
     return sum(int(group["valued"]) for group in db.shards.aggregate(pipeline))
 
 
-def begins_at(db: Db, kind: ShardKind, producer: str, start: int) -> bool:
-    """Whether a shard that begins at this row is committed: rows that were a gap stay one until then."""
-    return db.shards.find_one({"kind": kind, "producer": producer, "start": start}, {"_id": 1}) is not None
+def find(db: Db, kind: ShardKind, producer: str, start: int) -> Shard | None:
+    """The shard that begins at this row, None while it is not committed: rows that were a gap stay one until then."""
+    found = db.shards.find_one({"kind": kind, "producer": producer, "start": start}, {"_id": 0})
+    return Shard(**found) if found else None
 
 
 def write(platform: Platform, kind: ShardKind, producer: str, start: int, stop: int, table: pa.Table) -> Shard | None:
@@ -254,7 +253,7 @@ def replace(platform: Platform, old: Shard, table: pa.Table) -> Shard | None:
     changes: Document = {
         name: value for name, value in asdict(new).items() if name in ("object_key", "digest", "created_at", "valued")
     }
-    changes["extends"] = (*old.extends, old.digest)
+    changes["extends"] = (*old.extends, old.digest)[-_MOST_EXTENDED:]
     wanted = {"_id": old.shard_id, "digest": {"$in": [old.digest, new.digest]}}
     found = retrying(lambda: platform.database.shards.update_one(wanted, {"$set": changes}))
     written_files.remove(platform, old.object_key if found.matched_count else new.object_key)

@@ -47,7 +47,7 @@ def check_store(platform: Platform) -> None:
     Raises:
         InvalidInput: This is not the store that the database's files were written to.
     """
-    found = platform.database.object_store.find_one({"_id": "mark"})
+    found = _mark_of(platform.database)
     if found is not None and not platform.objects.exists(found["key"]):
         raise InvalidInput(
             f"files of database {platform.database.name} are missing, and so is its mark {platform.objects.uri(found['key'])}: "
@@ -55,12 +55,16 @@ def check_store(platform: Platform) -> None:
         )
 
 
+def _mark_of(db: Db) -> Document | None:
+    return db.object_store.find_one({"_id": "mark"})
+
+
 def _mark(platform: Platform) -> None:
     db, objects = platform.database, platform.objects
     if db.name in objects.marked_for:
         return
     check_store(platform)
-    if db.object_store.find_one({"_id": "mark"}) is None and _is_here(platform):
+    if _mark_of(db) is None and _is_here(platform):
         key = f"mlpl-store/{secrets.token_hex(8)}"
         objects.put(key, b"")
         with suppress(DuplicateKeyError):  # Somebody else was a moment earlier.

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from annotation import batches, labels, splits
 from annotation.tasks import Task
-from infra.database import Db
 from infra.errors import InvalidInput
 from infra.platform import Platform
 from selection.fleet import frames
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
 
 EVALUATION_SHARE = 0.2
 EVALUATION_ENOUGH = 50
-_BEGINNING = re.compile(r"[0-9a-f]{6,31}")
-_BEGINNINGS_AT_ONCE = 500
 DRAWN_FOR_EVALUATION = "drawn at random from the drives held out for evaluation"
 
 
@@ -203,37 +199,17 @@ def _pool(platform: Platform, curator: Curator, plan: Plan) -> tuple[NDArray[np.
         pool[:shared] &= ~unwanted[:shared]
         stages.append(Stage(name="exclude", frames=int(pool.sum()), note=text))
     if plan.exclude_frames:
-        unwanted_rows = _rows_named(platform.database, plan.exclude_frames)
+        unwanted_rows = _rows_named(platform, plan.exclude_frames)
         pool[[row for row in unwanted_rows if row < len(pool)]] = False
         stages.append(Stage(name="exclude_frames", frames=int(pool.sum())))
     return pool, stages
 
 
-def _rows_named(db: Db, names: Sequence[str]) -> list[int]:
-    """The rows of frames by their ids or unique beginnings of them, looked up together."""
-    wanted = {name: name.strip().lower() for name in names}
-    found: dict[str, set[int]] = {
-        one: {row} for one, row in frames.rows_of(db, [FrameId(one) for one in wanted.values()]).items()
-    }
-    beginnings = sorted({one for one in wanted.values() if _BEGINNING.fullmatch(one)})
-    lengths = {len(one) for one in beginnings}
-    found |= {one: set() for one in beginnings}
-    for start in range(0, len(beginnings), _BEGINNINGS_AT_ONCE):
-        some = beginnings[start : start + _BEGINNINGS_AT_ONCE]
-        # "g" follows every hex digit, so each range is exactly the ids that begin so.
-        ranges = [{"_id": {"$gte": one, "$lt": one + "g"}} for one in some]
-        for frame in db.frames.find({"$or": ranges}, {"row": 1}):
-            for one in {frame["_id"][:length] for length in lengths} & found.keys():
-                found[one].add(int(frame["row"]))
-    _refuse("no frame is or begins with", [name for name, one in wanted.items() if not found.get(one)])
-    _refuse("several frames begin with", [name for name, one in wanted.items() if len(found[one]) > 1])
-    return [row for one in wanted.values() for row in found[one]]
-
-
-def _refuse(problem: str, strange: Sequence[str]) -> None:
-    if strange:
-        shown = ", ".join(map(repr, strange[:5])) + (f" and {len(strange) - 5} more" if len(strange) > 5 else "")
-        raise InvalidInput(f"exclude_frames: {problem} {shown}; give whole ids, or at least the first six digits")
+def _rows_named(platform: Platform, names: Sequence[str]) -> list[int]:
+    try:
+        return list(frames.rows_named(platform.database, names).values())
+    except InvalidInput as exc:
+        raise InvalidInput(f"exclude_frames: {exc.message}") from exc
 
 
 def _places(platform: Platform, choices: Sequence[Choice], *, tested: NDArray[np.bool_] | None) -> list[Place]:

@@ -26,6 +26,7 @@ from selection.devices import processors
 from selection.embedding import absences, replica
 from selection.embedding.inputs import FrameReader, Source
 from selection.embedding.replicas import Encoded, OneEncoder, Replicas, Worker
+from selection.embedding.vector_table import filled, vector_table
 from selection.fleet import frames
 from selection.shards import CorruptShard, Shard
 
@@ -131,7 +132,7 @@ def missing_pieces(
     db, tried_before = platform.database, tried_before or datetime.now(UTC) - _REST
     gaps = shards.gaps(db, "vectors", encoder_id, frames.row_count(db))
     incomplete = absences.ranges(db, encoder_id, tried_before=tried_before)
-    return gaps + [one for one in incomplete if shards.begins_at(db, "vectors", encoder_id, one[0])]
+    return gaps + [one for one in incomplete if shards.find(db, "vectors", encoder_id, one[0])]
 
 
 def embed_pieces(
@@ -244,14 +245,12 @@ class Embedding:
             Rows that got a vector.
         """
         platform, encoder_id = self._platform, self._encoder.encoder_id
-        there = platform.database.shards.find_one(
-            {"kind": "vectors", "producer": encoder_id, "start": start}, {"_id": 0}
-        )
+        there = shards.find(platform.database, "vectors", encoder_id, start)
         if there is not None:
-            return self._fill(Shard(**there))
+            return self._fill(there)
         with leases.try_hold(platform.database, f"embed/{encoder_id}/{start}") as lease:
             # Asked again, now that the piece is ours: its last holder may just have committed it.
-            if lease is None or shards.begins_at(platform.database, "vectors", encoder_id, start):
+            if lease is None or shards.find(platform.database, "vectors", encoder_id, start):
                 return 0
             stop = _shortened(start, stop, attempt=lease.token, batch=self._replicas.batch_frames)
             table, absent = self._embedded(start=start, stop=stop)
@@ -281,16 +280,16 @@ class Embedding:
             vectors_ND, valid_N = self._vectors([sources[row - rows[0]] for row in rows], read=self._reader.read_again)
             absent = self._absent(rows)
             self._advance(shard.rows - len(rows))
-            filled = 0
+            count = 0
             if valid_N.any():
                 try:
-                    table, filled = _filled(shards.read(platform, shard), np.array(rows)[valid_N], vectors_ND[valid_N])
+                    table, count = filled(shards.read(platform, shard), np.array(rows)[valid_N], vectors_ND[valid_N])
                 except CorruptShard:
                     return 0  # All of its rows are a gap again.
                 if lease.lost or shards.replace(platform, shard, table) is None:
                     return 0
             absences.settle(db, encoder_id, sorted(set(noted) - set(absent)), start=shard.start, now=datetime.now(UTC))
-        return filled
+        return count
 
     def table(self, *, start: int, stop: int) -> pa.Table:
         """Embeds rows `[start, stop)`.
@@ -356,35 +355,6 @@ class Embedding:
         with self._count_lock:
             self._done += count
             self._progress(self._done)
-
-
-def vector_table(vectors_ND: NDArray[np.float16], *, valid_N: NDArray[np.bool_], start: int) -> pa.Table:
-    """The columns of a vector shard.
-
-    Args:
-        vectors_ND: Shape (N, D), unit length.
-        valid_N: Shape (N,); where False, the vector is null.
-        start: Row of the first line.
-    """
-    import pyarrow as pa
-
-    mask = pa.array(~valid_N) if not valid_N.all() else None
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), vectors_ND.shape[1], mask=mask)
-    rows = pa.array(np.arange(start, start + len(vectors_ND), dtype=np.int64))
-    return pa.table({"row": rows, "vector": vectors})
-
-
-def _filled(table: pa.Table, rows_N: NDArray[np.int64], vectors_ND: NDArray[np.float16]) -> tuple[pa.Table, int]:
-    """A vector shard with vectors where it has none, and how many it got."""
-    from selection.embedding.index.tail import vectors_in
-
-    kept_N, kept_ND = vectors_in(table)
-    start = int(table.column("row")[0].as_py())
-    all_ND = np.zeros((table.num_rows, vectors_ND.shape[1]), dtype=np.float16)
-    valid_N = np.zeros(table.num_rows, dtype=np.bool_)
-    all_ND[rows_N - start], valid_N[rows_N - start] = vectors_ND, True
-    all_ND[kept_N - start], valid_N[kept_N - start] = kept_ND, True
-    return vector_table(all_ND, valid_N=valid_N, start=start), int(valid_N.sum()) - len(kept_N)
 
 
 def _shortened(start: int, stop: int, *, attempt: int, batch: int) -> int:

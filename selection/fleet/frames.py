@@ -22,6 +22,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 from infra import database
 from infra.database import Db, Document
 from infra.errors import Conflict, InvalidInput, NotFound
+from selection.fleet import unseen
 
 FrameId = NewType("FrameId", str)
 T = TypeVar("T")
@@ -32,12 +33,9 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("drive", ASCENDING)]),
         IndexModel([("changed_at", ASCENDING)], sparse=True),
     ],
-    "unseen": [IndexModel([("looked_at", ASCENDING)])],
     "counters": [],
+    **unseen.INDEXES,  # Its ranges are noted in the transaction that makes the records.
 }
-
-UNSEEN_ROWS = 512
-"""How many rows a range of `unseen` has at most: what a killed process may have to see again."""
 
 _STATISTICS = ("perceptual_hash", "brightness", "sharpness", "underexposed", "overexposed")
 _ABSENT_WHEN_NONE = ("object_uri", *_STATISTICS, "changed_at", "withdrawn_at")
@@ -45,6 +43,7 @@ _ROW_COUNTER = "frames.row"
 ID_LENGTH = 32
 _SHORTEST_PREFIX = 6
 _LOOKUP_BATCH = 10_000
+_BEGINNINGS_BATCH = 500
 _RAW_BATCH = 16_384
 
 
@@ -124,28 +123,6 @@ class Frame(FrameFacts):
     row: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Unseen:
-    """Rows `[start, stop)`, of which some were registered in place and nobody has seen their pixels yet.
-
-    Attributes:
-        rows: Those that are left of them, None for all; the originals of what is left could not be read.
-        looked_at: When that was found.
-        reopened_at: When rows were last added, None for never.
-    """
-
-    start: int
-    stop: int
-    rows: tuple[int, ...] | None = None
-    looked_at: datetime | None = None
-    reopened_at: datetime | None = None
-
-    @property
-    def wanted(self) -> Sequence[int]:
-        """The rows to look at."""
-        return range(self.start, self.stop) if self.rows is None else self.rows
-
-
 class Place(NamedTuple):
     """What the record of a frame says of where it was registered; `uri` is None for a frame that is not in place."""
 
@@ -182,13 +159,44 @@ def get(db: Db, frame_id: str) -> Frame:
         raise InvalidInput(
             f"frame id {frame_id!r} is too short: give at least {_SHORTEST_PREFIX} digits", frame_id=frame_id
         )
-    # "g" follows every hex digit, so this range is exactly the ids that begin with the wanted digits.
-    found = list(db.frames.find({"_id": {"$gte": wanted, "$lt": wanted + "g"}}).limit(2))
+    found = list(db.frames.find(_that_begins(wanted)).limit(2))
     if not found:
         raise NotFound(f"frame {frame_id} does not exist", frame_id=frame_id)
     if len(found) > 1:
         raise InvalidInput(f"several frames begin with {frame_id}: give more digits", frame_id=frame_id)
     return from_document(found[0])
+
+
+def rows_named(db: Db, names: Iterable[str]) -> dict[str, int]:
+    """The rows of frames by their ids or unique beginnings of them, many looked up together.
+
+    Raises:
+        InvalidInput: No frame is or begins so, or several do; the message names the first five.
+    """
+    wanted = {name: name.strip().lower() for name in names}
+    found: dict[str, set[int]] = {one: {row} for one, row in rows_of(db, map(FrameId, wanted.values())).items()}
+    beginnings = sorted({one for one in wanted.values() if re.fullmatch(rf"[0-9a-f]{{{_SHORTEST_PREFIX},31}}", one)})
+    lengths = {len(one) for one in beginnings}
+    found |= {one: set() for one in beginnings}
+    for start in range(0, len(beginnings), _BEGINNINGS_BATCH):
+        ranges = [_that_begins(one) for one in beginnings[start : start + _BEGINNINGS_BATCH]]
+        for frame in db.frames.find({"$or": ranges}, {"row": 1}):
+            for one in {frame["_id"][:length] for length in lengths} & found.keys():
+                found[one].add(int(frame["row"]))
+    _refuse("no frame is or begins with", [name for name, one in wanted.items() if not found.get(one)])
+    _refuse("several frames begin with", [name for name, one in wanted.items() if len(found[one]) > 1])
+    return {name: next(iter(found[one])) for name, one in wanted.items()}
+
+
+def _that_begins(digits: str) -> Document:
+    # "g" follows every hex digit, so this range is exactly the ids that begin with the digits.
+    return {"_id": {"$gte": digits, "$lt": digits + "g"}}
+
+
+def _refuse(problem: str, names: Sequence[str]) -> None:
+    if names:
+        shown = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        raise InvalidInput(f"{problem} {shown}; give whole ids, or at least the first {_SHORTEST_PREFIX} digits")
 
 
 def get_many(db: Db, ids: Iterable[FrameId]) -> dict[FrameId, Frame]:
@@ -369,66 +377,11 @@ def register(db: Db, facts: Sequence[FrameFacts]) -> set[FrameId]:
     return database.transaction(db, lambda session: _insert(db, _not_there(db, unique, session), session))
 
 
-def unseen_ranges(db: Db) -> list[tuple[int, int]]:
-    """Row ranges `(start, stop)` in which frames were registered in place whose pixels nobody has seen yet, ascending."""
-    return [(one.start, one.stop) for one in unseen(db)]
-
-
-def unseen(
-    db: Db, *, first: int | None = None, last: int | None = None, tried_before: datetime | None = None
-) -> list[Unseen]:
-    """The same with the rows that are left of each; on request those that may hold rows `first` to `last`, or were not tried since."""
-    wanted: Document = {}
-    if first is not None and last is not None:
-        wanted["_id"] = {"$gt": first - UNSEEN_ROWS, "$lte": last}
-    if tried_before is not None:
-        wanted["$or"] = [{"looked_at": None}, {"looked_at": {"$lt": tried_before}}]
-    return [_to_unseen(one) for one in db.unseen.find(wanted).sort("_id", ASCENDING)]
-
-
-def unseen_from(db: Db, start: int) -> Unseen | None:
-    """The range that begins at a row, None where there is none any more."""
-    found = db.unseen.find_one({"_id": start})
-    return _to_unseen(found) if found else None
-
-
-def note_seen(
-    db: Db, seen: Mapping[FrameId, Mapping[str, Any]], *, of: Unseen, waiting: Sequence[int] = (), now: datetime
-) -> None:
-    """Adds what the pixels of frames registered in place said to their records, then strikes their range, but for the `waiting` rows.
-
-    A range that rows were added to meanwhile stays as it is.
-    """
+def note_pixels(db: Db, seen: Mapping[FrameId, Mapping[str, Any]], *, now: datetime) -> None:
+    """Adds what the pixels of frames registered in place said to their records."""
     changes = [UpdateOne({"_id": frame_id}, {"$set": {**found, "changed_at": now}}) for frame_id, found in seen.items()]
     if changes:
         database.retrying(lambda: db.frames.bulk_write(changes, ordered=False))
-    same = {"_id": of.start, "reopened_at": of.reopened_at}
-    if waiting:
-        left = {"$set": {"rows": list(waiting), "looked_at": now}}
-        database.retrying(lambda: db.unseen.update_one(same, left))
-    else:
-        database.retrying(lambda: db.unseen.delete_one(same))
-
-
-def look_soon(db: Db, rows: Sequence[int]) -> None:
-    """Has the ranges that hold these rows looked at as if nobody had tried yet."""
-    held = {"_id": {"$gt": min(rows) - UNSEEN_ROWS, "$lte": max(rows)}}
-    database.retrying(lambda: db.unseen.update_many(held, {"$unset": {"looked_at": ""}}))
-
-
-def reopen(db: Db, rows: Iterable[int], *, now: datetime) -> None:
-    """Has rows looked at again that were struck from `unseen`."""
-    for some in _near(rows):
-        start, stop = some[0], some[-1] + 1
-        added: Document = {"$max": {"stop": stop}, "$set": {"reopened_at": to_the_millisecond(now)}}
-        listed = {"_id": start, "rows": {"$exists": True}}
-        adding = functools.partial(db.unseen.update_one, listed, added | {"$addToSet": {"rows": {"$each": some}}})
-        if database.retrying(adding).matched_count:
-            continue
-        try:
-            db.unseen.insert_one({"_id": start, "stop": stop, "rows": some, "reopened_at": to_the_millisecond(now)})
-        except DuplicateKeyError:  # All rows of the range that begins there are still to be seen.
-            database.retrying(functools.partial(db.unseen.update_one, {"_id": start}, added))
 
 
 def from_document(document: Mapping[str, Any]) -> Frame:
@@ -466,36 +419,12 @@ def _insert(db: Db, new: Sequence[FrameFacts], session: ClientSession) -> set[Fr
         raise Conflict("the row counter is gone from the database; restore the collection `counters`")
     first_row = counter["next"] - len(new)
     db.frames.insert_many([_to_document(one, row=first_row + i) for i, one in enumerate(new)], session=session)
-    unseen = [first_row + i for i, one in enumerate(new) if one.object_uri is not None and one.perceptual_hash is None]
-    if unseen:
-        stop = unseen[-1] + 1
-        starts = range(unseen[0], stop, UNSEEN_ROWS)
-        ranges = [{"_id": start, "stop": min(start + UNSEEN_ROWS, stop)} for start in starts]
-        db.unseen.insert_many(ranges, session=session)
-    return {one.frame_id for one in new}
-
-
-def _to_unseen(document: Document) -> Unseen:
-    rows = document.get("rows")
-    return Unseen(
-        start=int(document["_id"]),
-        stop=int(document["stop"]),
-        rows=None if rows is None else tuple(sorted(rows)),
-        looked_at=document.get("looked_at"),
-        reopened_at=document.get("reopened_at"),
+    unseen.add(
+        db,
+        [first_row + i for i, one in enumerate(new) if one.object_uri is not None and one.perceptual_hash is None],
+        session=session,
     )
-
-
-def _near(rows: Iterable[int]) -> Iterator[list[int]]:
-    """The rows, ascending, in lists that each lie within the length of a range."""
-    some: list[int] = []
-    for row in sorted(set(rows)):
-        if some and row >= some[0] + UNSEEN_ROWS:
-            yield some
-            some = []
-        some.append(row)
-    if some:
-        yield some
+    return {one.frame_id for one in new}
 
 
 def _make_counter(db: Db) -> None:

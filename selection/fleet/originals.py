@@ -15,7 +15,7 @@ from infra.database import Db, retrying
 from infra.errors import BackendUnavailable, InvalidInput, MlplError, NotFound
 from infra.lake import local_path
 from infra.objects import ObjectStore
-from selection.fleet import frames, sightings
+from selection.fleet import frames, sightings, unseen
 from selection.fleet.frames import FrameFacts, FrameId, Place
 from selection.fleet.sightings import Sighting
 from selection.pixels import images
@@ -24,7 +24,6 @@ UNANSWERED_IN_A_ROW = 16
 """As many files that cannot be read now, and none between them that can, are no longer a matter of these files."""
 
 _SAMPLED = 8
-_NO_LIMIT = 2**62  # What is in the fleet has passed the limit, or is checked when its pixels are first seen.
 
 
 class Patience:
@@ -92,43 +91,20 @@ def pin(objects: ObjectStore, frame: FrameFacts) -> str:
     return frame.object_key
 
 
-def preview(
-    objects: ObjectStore,
-    *,
-    preview_key: str,
-    object_key: str,
-    object_uri: str | None,
-    max_pixels: int = _NO_LIMIT,
-    digest: str | None = None,
-) -> bytes:
-    """The preview's JPEG, made from the original where it is not there yet; errors as `make_preview`."""
-    try:
-        return objects.get(preview_key)
-    except NotFound:
-        return make_preview(
-            objects,
-            preview_key=preview_key,
-            object_key=object_key,
-            object_uri=object_uri,
-            max_pixels=max_pixels,
-            digest=digest,
-        )
-
-
 def make_preview(
     objects: ObjectStore,
     *,
     preview_key: str,
     object_key: str,
     object_uri: str | None,
-    max_pixels: int = _NO_LIMIT,
-    digest: str | None = None,
+    max_pixels: int,
+    digest: str,
 ) -> bytes:
     """Makes the preview's JPEG from the original, keeps and returns it.
 
     Args:
-        max_pixels: Nobody has checked the size of an original in place yet, so whoever meets it first should give the limit.
-        digest: The frame's, for the same reason: another file may lie in the original's place by now.
+        max_pixels: Nobody may have checked the size of an original in place yet.
+        digest: The frame's; another file may lie in the original's place by now.
 
     Raises:
         NotFound: The original is gone.
@@ -136,8 +112,7 @@ def make_preview(
         Denied, BackendUnavailable: The original cannot be read, or not now.
     """
     data = read(objects, object_key=object_key, object_uri=object_uri)
-    if digest is not None:
-        check_digest(data, expected=digest, uri=object_uri or object_key)
+    check_digest(data, expected=digest, uri=object_uri or object_key)
     made = images.preview(images.open_image(data, max_pixels=max_pixels).pixels)
     objects.put(preview_key, made)
     return made
@@ -184,8 +159,8 @@ def follow(
         ]
         retrying(lambda: sightings.add(db, before))
         frames.move(db, moved, now=now)
-        frames.look_soon(db, [places[one].row for one in moved])
-    frames.reopen(db, waiting.values(), now=now)
+        unseen.look_soon(db, [places[one].row for one in moved])
+    unseen.reopen(db, waiting.values(), now=frames.to_the_millisecond(now))
     return [str(places[one].uri) for one in moved]
 
 
@@ -202,7 +177,7 @@ def _struck(db: Db, rows: Mapping[FrameId, int]) -> dict[FrameId, int]:
     if not rows:
         return {}
     first, last = min(rows.values()), max(rows.values())
-    awaited = {row for one in frames.unseen(db, first=first, last=last) for row in one.wanted}
+    awaited = {row for one in unseen.ranges(db, first=first, last=last) for row in one.wanted}
     return {one: row for one, row in rows.items() if row not in awaited}
 
 

@@ -15,7 +15,7 @@ from infra import leases
 from infra.errors import BackendUnavailable, InvalidInput, MlplError
 from infra.logs import get_logger
 from infra.platform import Platform
-from selection.fleet import frames, originals
+from selection.fleet import frames, originals, unseen
 from selection.fleet.frames import Frame, FrameId
 from selection.fleet.originals import Patience
 from selection.ingest import rejects
@@ -70,7 +70,7 @@ def see_missing(
         BackendUnavailable: A bucket does not answer; what is missing stays missing for the next call.
     """
     db = platform.database
-    ranges = frames.unseen(db, tried_before=tried_before)
+    ranges = unseen.ranges(db, tried_before=tried_before)
     total = sum(len(one.wanted) for one in ranges)
     done, seen = 0, Seen(frames=0, broken=0, waiting=0)
     patience = Patience()
@@ -99,7 +99,7 @@ def _see_range(
 ) -> Seen:
     """What is left of the range that begins at a row, now that it is ours."""
     db = platform.database
-    left = frames.unseen_from(db, start)
+    left = unseen.beginning_at(db, start)
     if left is None:
         return Seen(frames=0, broken=0, waiting=0)
     pending = [
@@ -111,7 +111,7 @@ def _see_range(
         # A lake that is away for days is not asked for each file every time.
         probes = list(pool.map(partial(_see, platform, patience=patience), random.sample(pending, _PROBED)))
         if all(isinstance(one, _Refused) and one.may_come for one in probes):
-            frames.note_seen(db, {}, of=left, waiting=left.rows, now=frames.to_the_millisecond(datetime.now(UTC)))
+            unseen.strike(db, left, waiting=left.rows, now=frames.to_the_millisecond(datetime.now(UTC)))
             return Seen(frames=0, broken=0, waiting=len(pending))
     outcomes = list(pool.map(partial(_see, platform, patience=patience), pending))
     # After all is read: whoever follows changes by their time would not look so far back.
@@ -127,7 +127,8 @@ def _see_range(
     rejects.keep_rejects(db, [one.reject for one in refused], resolved=resolved, now=now)
     lease.check()
     waiting = [one.frame.row for one in refused if one.may_come]
-    frames.note_seen(db, seen, of=left, waiting=waiting, now=now)
+    frames.note_pixels(db, seen, now=now)
+    unseen.strike(db, left, waiting=waiting, now=now)
     return Seen(frames=len(seen), broken=len(refused) - len(waiting), waiting=len(waiting))
 
 

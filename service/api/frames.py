@@ -134,7 +134,7 @@ def read_preview(frame_id: str, line: OneLine, if_none_match: str | None = Heade
     frame = frames.get(line.platform.database, frame_id)
     objects = line.platform.objects
     if frame.object_uri is not None and not objects.exists(frame.preview_key):
-        originals.preview(
+        originals.make_preview(
             objects,
             preview_key=frame.preview_key,
             object_key=frame.object_key,

@@ -22,8 +22,8 @@ from pymongo.write_concern import WriteConcern
 from infra.errors import Conflict
 from infra.platform import Platform
 from selection import shards
-from selection.embedding.embed import vector_table
 from selection.embedding.encoders import EncoderChoice
+from selection.embedding.vector_table import vector_table
 from selection.fleet import frames
 from selection.fleet.frames import FrameFacts
 from tests.benchmarks.descriptions import Description, described

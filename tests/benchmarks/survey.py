@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from infra.platform import Platform
 from infra.settings import Settings
 from selection import shards
-from selection.embedding import embed
 from selection.embedding.index import VectorIndex
+from selection.embedding.vector_table import vector_table
 from selection.fleet import frames
 from selection.fleet.loading import NO_TIME_MS
 from selection.structure import novelty, projection, survey
@@ -117,7 +117,7 @@ def _store(platform: Platform, rows: int) -> None:
         new = block[max(0, start - reached) :]
         first = reached + len(block) - len(new)
         if len(new):
-            table = embed.vector_table(new, valid_N=np.ones(len(new), dtype=bool), start=first)
+            table = vector_table(new, valid_N=np.ones(len(new), dtype=bool), start=first)
             shards.write(platform, "vectors", ENCODER, first, first + len(new), table)
         reached += len(block)
     assert frames.row_count(platform.database) == rows

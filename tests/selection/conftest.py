@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from infra import database as documents
 from infra.platform import Platform
 from selection import shards
-from selection.embedding import embed
+from selection.embedding.vector_table import vector_table
 from selection.fleet import frames
 from selection.fleet.frames import FrameFacts
 from selection.ingest import ingest as ingesting
@@ -58,7 +58,7 @@ class Fleet:
     def embed(self, start: int, vectors_ND: NDArray[Any], *, valid: NDArray[np.bool_] | None = None) -> None:
         """Commits a vector shard beginning at row `start`."""
         valid = np.ones(len(vectors_ND), dtype=bool) if valid is None else valid
-        table = embed.vector_table(vectors_ND.astype(np.float16), valid_N=valid, start=start)
+        table = vector_table(vectors_ND.astype(np.float16), valid_N=valid, start=start)
         assert shards.write(self.platform, "vectors", ENCODER, start, start + len(vectors_ND), table)
 
     def predict(self, start: int, probability_NC: NDArray[Any], *, valid: NDArray[np.bool_] | None = None) -> None:

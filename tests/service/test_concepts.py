@@ -12,8 +12,9 @@ from annotation import tasks
 from infra.platform import Platform
 from selection import shards
 from selection.concepts import concepts
-from selection.embedding import embed, encoders
+from selection.embedding import encoders
 from selection.embedding.index import VectorIndex
+from selection.embedding.vector_table import vector_table
 from selection.fleet.columns import Columns
 from selection.fleet.frames import Frame
 from selection.planning import plan as plans
@@ -31,7 +32,7 @@ def embedded(platform: Platform, fleet: list[Frame], monkeypatch: pytest.MonkeyP
     vectors[:, 1] += 2.0
     vectors[2::3] += [3.0, -2.0, 0, 0, 0, 0, 0, 0]
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    table = embed.vector_table(vectors.astype(np.float16), valid_N=np.ones(12, dtype=bool), start=0)
+    table = vector_table(vectors.astype(np.float16), valid_N=np.ones(12, dtype=bool), start=0)
     assert shards.write(platform, "vectors", "enc-1", 0, 12, table)
     monkeypatch.setattr(encoders, "current_encoder_id", lambda _platform: "enc-1")
     with TestClient(create_app(platform, curator=Curator(platform)), base_url=ADDRESS) as opened:
@@ -95,7 +96,7 @@ def test_another_encoder_has_its_own_opinion_of_a_concept(platform: Platform, fl
     indexes = []
     for encoder_id, is_one in (("enc-1", rows % 2 == 0), ("enc-2", rows < 6)):
         vectors = np.where(is_one[:, np.newaxis], [[1.0, 0.0]], [[0.0, 1.0]]).astype(np.float16)
-        table = embed.vector_table(vectors, valid_N=np.ones(12, dtype=bool), start=0)
+        table = vector_table(vectors, valid_N=np.ones(12, dtype=bool), start=0)
         assert shards.write(platform, "vectors", encoder_id, 0, 12, table)
         indexes.append(VectorIndex(platform, encoder_id))
         indexes[-1].refresh()

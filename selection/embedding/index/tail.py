@@ -14,11 +14,11 @@ from selection import shards
 from selection.embedding.index.built import Source
 from selection.embedding.index.exact import ExactBlock
 from selection.embedding.index.parts import Part
+from selection.embedding.vector_table import vectors_in
 from selection.growing_array import GrowingArray
 from selection.shards import Shard
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     import torch
 
 TAIL_BLOCK_ROWS = 2**16
@@ -122,14 +122,3 @@ def source_of(record: Shard) -> Source:
 def sources_of(record: Shard) -> list[Source]:
     """The same, with those before it whose vectors it has: what was built from them still holds."""
     return [source_of(record), *((record.shard_id, digest) for digest in record.extends)]
-
-
-def vectors_in(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
-    """Rows that have a vector, and the vectors, without a copy where all have one."""
-    column = table.column("vector").combine_chunks()
-    rows: NDArray[np.int64] = table.column("row").to_numpy()
-    if column.null_count:
-        rows = rows[np.asarray(column.is_valid())]
-        column = column.drop_null()
-    dense: NDArray[np.float16] = column.flatten().to_numpy(zero_copy_only=False)
-    return rows, dense.reshape(len(rows), column.type.list_size)

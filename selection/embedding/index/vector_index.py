@@ -21,7 +21,8 @@ from selection.embedding.index.built import Source
 from selection.embedding.index.exact import ExactBlock
 from selection.embedding.index.parts import Part, best_of
 from selection.embedding.index.status import IndexStatus, gpus, status_of
-from selection.embedding.index.tail import Tail, readable, source_of, sources_of, vectors_in
+from selection.embedding.index.tail import Tail, readable, source_of, sources_of
+from selection.embedding.vector_table import vectors_in
 from selection.shards import Shard
 
 if TYPE_CHECKING:

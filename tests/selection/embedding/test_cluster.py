@@ -19,6 +19,7 @@ from infra.platform import Platform
 from infra.settings import Settings
 from selection import shards
 from selection.embedding import cluster, embed, encoders
+from selection.embedding.vector_table import vector_table
 from selection.fleet import frames
 
 ROWS, MIDDLE = 180, (80, 100)
@@ -54,7 +55,7 @@ def two_pieces(fleet: Any, checkpoint: Path) -> Platform:
 def _commit_the_middle(platform: Platform, encoder_id: str) -> None:
     start, stop = MIDDLE
     vectors = np.eye(16, dtype=np.float16)[np.arange(stop - start) % 16]
-    table = embed.vector_table(vectors, valid_N=np.ones(len(vectors), dtype=bool), start=start)
+    table = vector_table(vectors, valid_N=np.ones(len(vectors), dtype=bool), start=start)
     assert shards.write(platform, "vectors", encoder_id, start, stop, table)
 
 

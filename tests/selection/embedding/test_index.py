@@ -16,7 +16,6 @@ import pytest
 from numpy.typing import NDArray
 
 from infra.errors import NotFound, StorageFull
-from selection.embedding.embed import vector_table
 from selection.embedding.index import (
     VectorIndex,
     building,
@@ -28,6 +27,7 @@ from selection.embedding.index import (
     tail,
     vector_index,
 )
+from selection.embedding.vector_table import vector_table
 
 
 def _unit(count: int, *, seed: int = 0, dimension: int = 16) -> NDArray[np.float32]:

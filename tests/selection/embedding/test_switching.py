@@ -11,7 +11,8 @@ import pytest
 from infra.errors import BackendUnavailable
 from infra.platform import Platform
 from selection import shards
-from selection.embedding import embed, encoders, switching, weights
+from selection.embedding import encoders, switching, weights
+from selection.embedding.vector_table import vector_table
 from selection.fleet import frames
 
 
@@ -27,7 +28,7 @@ def here(fleet: Any, checkpoint: Path) -> Platform:
 
 def _embed(platform: Platform, encoder_id: str, start: int, stop: int) -> None:
     vectors = np.eye(16, dtype=np.float16)[np.arange(stop - start) % 16]
-    table = embed.vector_table(vectors, valid_N=np.ones(stop - start, dtype=bool), start=start)
+    table = vector_table(vectors, valid_N=np.ones(stop - start, dtype=bool), start=start)
     assert shards.write(platform, "vectors", encoder_id, start, stop, table)
 
 

@@ -9,35 +9,45 @@ import pytest
 from PIL import Image
 
 from infra.errors import BackendUnavailable, InvalidInput, NotFound
-from infra.objects import open_objects
+from infra.objects import ObjectStore, open_objects
 from infra.settings import Settings
 from selection.fleet import originals
 
 
-def test_a_preview_is_made_once_and_within_the_limit(tmp_path: Path) -> None:
+def test_a_preview_is_made_within_the_limit_and_kept(tmp_path: Path) -> None:
     objects = open_objects(Settings(home=tmp_path / "home"))
     lake = tmp_path / "lake.png"
     Image.new("RGB", (100, 80)).save(lake)
-    keys = {"preview_key": "previews/a.jpg", "object_key": "frames/a.png", "object_uri": lake.as_uri()}
     with pytest.raises(InvalidInput, match="100 x 80 pixels, 7999 are allowed"):
-        originals.preview(objects, **keys, max_pixels=7999)
+        _make(objects, lake, max_pixels=7999)
     assert not objects.exists("previews/a.jpg")
-    made = originals.preview(objects, **keys, max_pixels=8000)
+    made = _make(objects, lake)
+    digest = hashlib.sha256(lake.read_bytes()).hexdigest()
     lake.unlink()
-    assert originals.preview(objects, **keys) == made
+    assert objects.get("previews/a.jpg") == made
     with pytest.raises(NotFound):
-        originals.make_preview(objects, **keys)
+        _make(objects, lake, digest=digest)
 
 
 def test_another_file_in_the_place_of_the_original_gives_no_preview(tmp_path: Path) -> None:
     objects = open_objects(Settings(home=tmp_path / "home"))
     lake = tmp_path / "lake.png"
     Image.new("RGB", (100, 80)).save(lake)
-    keys = {"preview_key": "previews/a.jpg", "object_key": "frames/a.png", "object_uri": lake.as_uri()}
     with pytest.raises(InvalidInput, match="has the digest"):
-        originals.preview(objects, **keys, digest="0" * 64)
+        _make(objects, lake, digest="0" * 64)
     assert not objects.exists("previews/a.jpg")
-    assert originals.preview(objects, **keys, digest=hashlib.sha256(lake.read_bytes()).hexdigest())
+    assert _make(objects, lake)
+
+
+def _make(objects: ObjectStore, lake: Path, *, max_pixels: int = 8000, digest: str | None = None) -> bytes:
+    return originals.make_preview(
+        objects,
+        preview_key="previews/a.jpg",
+        object_key="frames/a.png",
+        object_uri=lake.as_uri(),
+        max_pixels=max_pixels,
+        digest=digest or hashlib.sha256(lake.read_bytes()).hexdigest(),
+    )
 
 
 def test_patience_ends_when_nothing_answers_in_a_row() -> None:

@@ -19,7 +19,7 @@ from infra import leases
 from infra.errors import BackendUnavailable, InvalidInput
 from infra.lake import Lake
 from infra.platform import Platform
-from selection.fleet import frames, originals, sightings
+from selection.fleet import frames, originals, sightings, unseen
 from selection.ingest import ingest as ingesting
 from selection.ingest import intake, previews, registration, rejects
 from selection.ingest.ingest import ingest
@@ -124,12 +124,12 @@ def test_a_lake_that_was_away_is_seen_when_it_is_back(stores: Platform, tmp_path
     (tmp_path / "lake/0.jpg").rename(tmp_path / "0.jpg")
     (tmp_path / "lake/1.jpg").write_bytes(b"no image")
     assert see_missing(stores) == Seen(frames=2, broken=1, waiting=1)
-    (left,) = frames.unseen(stores.database)
+    (left,) = unseen.ranges(stores.database)
     assert list(left.wanted) == [0], "nothing else is looked at again"
     assert see_missing(stores, tried_before=left.looked_at) == Seen(frames=0, broken=0, waiting=0)
     (tmp_path / "0.jpg").rename(tmp_path / "lake/0.jpg")
     assert see_missing(stores) == Seen(frames=1, broken=0, waiting=0)
-    assert frames.unseen(stores.database) == []
+    assert unseen.ranges(stores.database) == []
     assert [Path(one.source).name for one in rejects.list_rejects(stores.database)] == ["1.jpg"]
 
 
@@ -252,17 +252,17 @@ def test_a_lake_that_stays_away_is_asked_for_a_few_files_only(
 def test_rows_are_looked_at_again(stores: Platform, tmp_path: Path) -> None:
     db, now = stores.database, datetime(2026, 3, 1, tzinfo=UTC)
     ingest(stores, [str(_lake(tmp_path / "lake", 3))], in_place=True)
-    (whole,) = frames.unseen(db)
-    frames.reopen(db, [0, 2], now=now)
-    assert list(frames.unseen(db)[0].wanted) == [0, 1, 2], "all of them were to be looked at anyway"
-    frames.note_seen(db, {}, of=whole, now=now)
-    (left,) = frames.unseen(db)
+    (whole,) = unseen.ranges(db)
+    unseen.reopen(db, [0, 2], now=now)
+    assert list(unseen.ranges(db)[0].wanted) == [0, 1, 2], "all of them were to be looked at anyway"
+    unseen.strike(db, whole, now=now)
+    (left,) = unseen.ranges(db)
     assert list(left.wanted) == [0, 1, 2], "rows were added meanwhile"
-    frames.note_seen(db, {}, of=left, now=now)
-    assert frames.unseen(db) == []
-    frames.reopen(db, [1, 600, 1100], now=now)
-    frames.reopen(db, [1, 2], now=now)
-    assert [list(one.wanted) for one in frames.unseen(db)] == [[1, 2], [600, 1100]]
+    unseen.strike(db, left, now=now)
+    assert unseen.ranges(db) == []
+    unseen.reopen(db, [1, 600, 1100], now=now)
+    unseen.reopen(db, [1, 2], now=now)
+    assert [list(one.wanted) for one in unseen.ranges(db)] == [[1, 2], [600, 1100]]
 
 
 @pytest.mark.parametrize("digests", [True, False])
@@ -282,7 +282,7 @@ def test_without_digests_the_bytes_are_hashed_and_not_copied(stores: Platform, t
     frame = frames.by_rows(stores.database, [0])[0]
     assert frame.digest == hashlib.sha256(_jpeg(0)).hexdigest()
     assert not stores.objects.exists(frame.object_key)
-    assert frames.unseen_ranges(stores.database) == []
+    assert unseen.ranges(stores.database) == []
     read = originals.read(stores.objects, object_key=frame.object_key, object_uri=frame.object_uri)
     assert read == _jpeg(0)
     assert originals.path(stores.objects, frame) == tmp_path / "lake/0.jpg"
@@ -372,8 +372,13 @@ def test_answers_never_reach_an_entry(tmp_path: Path) -> None:
 def test_previews_of_frames_in_place_are_made_on_demand(stores: Platform, tmp_path: Path) -> None:
     ingest(stores, [str(_lake(tmp_path / "lake", 1))], in_place=True)
     frame = frames.by_rows(stores.database, [0])[0]
-    made = originals.preview(
-        stores.objects, preview_key=frame.preview_key, object_key=frame.object_key, object_uri=frame.object_uri
+    made = originals.make_preview(
+        stores.objects,
+        preview_key=frame.preview_key,
+        object_key=frame.object_key,
+        object_uri=frame.object_uri,
+        max_pixels=10_000,
+        digest=frame.digest,
     )
     assert images.open_image(made, max_pixels=10_000).width == 64
     assert stores.objects.exists(frame.preview_key)

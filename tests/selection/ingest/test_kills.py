@@ -20,7 +20,7 @@ from PIL import Image
 
 from infra import database as documents
 from infra.platform import Platform
-from selection.fleet import frames
+from selection.fleet import frames, unseen
 from selection.ingest import ingest as ingesting
 from selection.ingest import previews
 from selection.ingest.ingest import ingest
@@ -87,7 +87,7 @@ def _assert_complete(stores: Platform, count: int, *, copied: bool) -> list[str]
     found = list(frames.documents(stores.database, start=0, fields=fields))
     assert [one["row"] for one in found] == list(range(count))
     assert frames.row_count(stores.database) == count
-    assert frames.unseen_ranges(stores.database) == []
+    assert unseen.ranges(stores.database) == []
     for one in found:
         assert one["perceptual_hash"]
         assert stores.objects.exists(one["preview_key"])
