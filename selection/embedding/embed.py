@@ -151,6 +151,8 @@ def embed_pieces(
 
     Returns:
         Rows that got a vector.
+    Raises:
+        BackendUnavailable: A lake does not answer; all else is committed by then.
     """
     total = sum(stop - start for start, stop in pieces)
     with Embedding(
@@ -162,7 +164,7 @@ def embed_pieces(
     ) as embedding:
         pool = ThreadPoolExecutor(max_workers=PIECES_AT_ONCE, thread_name_prefix="piece")
         try:
-            return sum(pool.map(lambda piece: embedding.commit(*piece), pieces))
+            given = sum(pool.map(lambda piece: embedding.commit(*piece), pieces))
         except BaseException as exc:
             # No further piece begins; what the models are at fails, and with it the pieces under way.
             pool.shutdown(wait=False, cancel_futures=True)
@@ -170,6 +172,8 @@ def embed_pieces(
             raise
         finally:
             pool.shutdown(wait=True)
+        embedding.check()
+    return given
 
 
 def embed_rows(platform: Platform, encoder: ImageEncoder, *, start: int, stop: int) -> pa.Table:
@@ -290,6 +294,10 @@ class Embedding:
                     return 0
             absences.settle(db, encoder_id, sorted(set(noted) - set(absent)), start=shard.start, now=datetime.now(UTC))
         return count
+
+    def check(self) -> None:
+        """Tells of a lake that did not answer; raises as `FrameReader.check`."""
+        self._reader.check()
 
     def table(self, *, start: int, stop: int) -> pa.Table:
         """Embeds rows `[start, stop)`.

@@ -154,7 +154,7 @@ class FrameReader:
         """A model's input, an `EncodedJpeg`, or None where neither preview nor original can be read.
 
         Raises:
-            BackendUnavailable: Where the frames are, nothing answers.
+            BackendUnavailable: Where previews and copies are, nothing answers.
         """
         if source is None:
             return None
@@ -193,24 +193,36 @@ class FrameReader:
             self._note(source, exc.message)
             return None
 
+    def check(self) -> None:
+        """Tells of a lake that does not answer, to be called when all else is done.
+
+        Raises:
+            BackendUnavailable: There is one; its frames are absent.
+        """
+        self._patience.check()
+
     def _original(self, source: Source) -> bytes | None:
+        uri = source.object_uri or ""
+        if self._patience.is_away(uri):
+            self._note_absent(source, "nothing answers where it is")
+            return None
         try:
             data = originals.read(self._platform.objects, object_key=source.object_key, object_uri=source.object_uri)
         except BackendUnavailable as exc:
-            self._patience.try_with(exc)
+            self._patience.failed(uri, exc)
             self._note_absent(source, exc.message)
             return None
         except InvalidInput as exc:
             self._note(source, exc.message)
             return None
         except MlplError as exc:
-            self._patience.answered()
+            self._patience.answered(uri)
             self._note_absent(source, exc.message)
             return None
         except (OSError, ValueError) as exc:
             self._note_absent(source, str(exc))
             return None
-        self._patience.answered()
+        self._patience.answered(uri)
         if source.object_uri is not None:
             try:
                 originals.check_digest(data, expected=source.digest, uri=source.object_uri)

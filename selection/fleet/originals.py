@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 import threading
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -29,25 +30,43 @@ _SAMPLED = 8
 class Patience:
     """Tells files that cannot be read now from a bucket or disk that does not answer at all. Safe to share between threads."""
 
-    def __init__(self, *, limit: int = UNANSWERED_IN_A_ROW) -> None:
+    def __init__(self, *, limit: int | None = None) -> None:
         """Nothing went wrong yet."""
-        self._limit, self._in_a_row = limit, 0
+        self._limit = limit or UNANSWERED_IN_A_ROW
+        self._in_a_row: Counter[str] = Counter()
+        self._away: dict[str, BackendUnavailable] = {}
         self._lock = threading.Lock()
 
-    def answered(self) -> None:
+    def answered(self, uri: str) -> None:
         """A file was read, or it was said why it cannot be."""
-        self._in_a_row = 0
+        with self._lock:
+            del self._in_a_row[_place(uri)]
 
-    def try_with(self, exc: BackendUnavailable) -> None:
-        """Lets one failure pass.
+    def failed(self, uri: str, exc: BackendUnavailable) -> None:
+        """A file cannot be read now; so many in a row from one place mean the place."""
+        with self._lock:
+            place = _place(uri)
+            self._in_a_row[place] += 1
+            if self._in_a_row[place] >= self._limit:
+                self._away.setdefault(place, exc)
+
+    def is_away(self, uri: str) -> bool:
+        """Whether the place of a file is one that does not answer: others need not wait for it to say so again."""
+        return _place(uri) in self._away
+
+    def check(self) -> None:
+        """To be called when a place that is away shall end the work, or when all else is done.
 
         Raises:
-            BackendUnavailable: It was one too many in a row.
+            BackendUnavailable: What a place that does not answer said first beyond the limit.
         """
-        with self._lock:
-            self._in_a_row += 1
-            if self._in_a_row >= self._limit:
-                raise exc
+        if self._away:
+            raise next(iter(self._away.values()))
+
+
+def _place(uri: str) -> str:
+    """The bucket, or this machine."""
+    return "/".join(uri.split("/", 3)[:3]) if uri.startswith("s3://") else ""
 
 
 def read(objects: ObjectStore, *, object_key: str, object_uri: str | None) -> bytes:

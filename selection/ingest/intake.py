@@ -251,12 +251,13 @@ def _read(means: Means, file: SourceFile) -> _Read | Reject | None:
     except ValueError as exc:
         return Reject(source=file.shown, reason=f"cannot be read: {exc}")
     except BackendUnavailable as exc:
-        means.patience.try_with(exc)
+        means.patience.failed(file.path, exc)
+        means.patience.check()
         return rejects.refused(file.shown, exc)
     except (NotFound, Denied, InvalidInput) as exc:
-        means.patience.answered()
+        means.patience.answered(file.path)
         return rejects.refused(file.shown, exc)
-    means.patience.answered()
+    means.patience.answered(file.path)
     if (file.is_other or (file.may_be_note and is_text(data))) and not images.may_be_image(data):
         return None
     if not data:

@@ -67,7 +67,7 @@ def see_missing(
         tried_before: Leave out rows whose originals could not be read after this moment; for whoever calls again and again.
 
     Raises:
-        BackendUnavailable: A bucket does not answer; what is missing stays missing for the next call.
+        BackendUnavailable: A bucket does not answer; it is told when all else was seen, and what is missing stays so for the next call.
     """
     db = platform.database
     ranges = unseen.ranges(db, tried_before=tried_before)
@@ -91,6 +91,7 @@ def see_missing(
         _log.info("frames_seen", frames=seen.frames, broken=seen.broken)
     if seen.waiting:
         _log.warning("originals_missing", frames=seen.waiting, what_next="they are looked for again next time")
+    patience.check()
     return seen
 
 
@@ -132,21 +133,27 @@ def _see_range(
     return Seen(frames=len(seen), broken=len(refused) - len(waiting), waiting=len(waiting))
 
 
+def _unanswered(uri: str) -> Reject:
+    return Reject(source=uri, reason="nothing answers where it is")
+
+
 def _see(platform: Platform, frame: Frame, *, patience: Patience) -> dict[str, Any] | _Refused:
     """Makes the preview and returns what the record lacks."""
     uri = frame.object_uri or ""
+    if patience.is_away(uri):
+        return _Refused(frame=frame, reject=_unanswered(uri), may_come=True)
     try:
         data = originals.read(platform.objects, object_key=frame.object_key, object_uri=uri)
     except BackendUnavailable as exc:
-        patience.try_with(exc)
+        patience.failed(uri, exc)
         return _Refused(frame=frame, reject=rejects.refused(uri, exc), may_come=True)
     except MlplError as exc:
-        patience.answered()
+        patience.answered(uri)
         return _Refused(frame=frame, reject=rejects.refused(uri, exc), may_come=not isinstance(exc, InvalidInput))
     except (OSError, ValueError) as exc:
         reject = Reject(source=uri, reason=f"cannot be read: {exc}")
         return _Refused(frame=frame, reject=reject, may_come=True)
-    patience.answered()
+    patience.answered(uri)
     try:
         originals.check_digest(data, expected=frame.digest, uri=uri)
         image = images.open_image(data, max_pixels=platform.settings.max_image_pixels)

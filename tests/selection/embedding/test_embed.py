@@ -25,7 +25,7 @@ from selection import shards
 from selection.embedding import absences, embed
 from selection.embedding.index import VectorIndex
 from selection.embedding.replica import DeviceLost
-from selection.fleet import frames
+from selection.fleet import frames, originals
 from selection.pixels import images
 
 
@@ -397,6 +397,29 @@ def test_one_frame_that_cannot_be_read_now_does_not_end_the_rest(
         assert embed.embed_missing(coloured.platform, ColourEncoder()) == 29
     _reseen(coloured, rows=range(1, 2))
     assert embed.embed_missing(coloured.platform, ColourEncoder()) == 1
+
+
+def test_a_bucket_that_does_not_answer_keeps_nobody_waiting(
+    coloured: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _in_place(coloured, tmp_path / "lake", rows=range(10))
+    platform, asked, real = coloured.platform, list[str](), Lake.read
+    monkeypatch.setattr(originals, "UNANSWERED_IN_A_ROW", 3)
+    for row in range(8):
+        platform.database.frames.update_one({"row": row}, {"$set": {"object_uri": f"s3://down/{row}.jpg"}})
+
+    def read(self: Lake, uri: str) -> bytes:
+        if uri.startswith("s3://down/"):
+            asked.append(uri)
+            raise BackendUnavailable(f"{uri} cannot be read now")
+        return real(self, uri)
+
+    monkeypatch.setattr(Lake, "read", read)
+    with pytest.raises(BackendUnavailable, match="cannot be read now"):
+        embed.embed_missing(platform, ColourEncoder())
+    assert shards.valued_total(platform.database, "vectors", "enc-1") == 22
+    assert absences.rows_of(platform.database, "enc-1", 0) == list(range(8))
+    assert len(asked) < 8, "the bucket is not asked for each file"
 
 
 def test_a_shard_that_is_lost_with_frames_away_is_made_again(coloured: Any, tmp_path: Path) -> None:

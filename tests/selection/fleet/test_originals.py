@@ -53,10 +53,18 @@ def _make(objects: ObjectStore, lake: Path, *, max_pixels: int = 8000, digest: s
 def test_patience_ends_when_nothing_answers_in_a_row() -> None:
     patience, trouble = originals.Patience(limit=3), BackendUnavailable("away")
     for _ in range(5):
-        patience.try_with(trouble)
-        patience.try_with(trouble)
-        patience.answered()
-    patience.try_with(trouble)
-    patience.try_with(trouble)
+        patience.failed("s3://a/1.jpg", trouble)
+        patience.failed("s3://a/2.jpg", trouble)
+        patience.answered("s3://a/3.jpg")
+    for uri in ("s3://a/1.jpg", "s3://a/2.jpg", "s3://b/1.jpg", "s3://b/2.jpg", "file:///lake/1.jpg"):
+        patience.failed(uri, trouble)
+    patience.answered("s3://b/3.jpg")
+    patience.check()
+    patience.failed("s3://a/4.jpg", trouble)
+    assert [patience.is_away(uri) for uri in ("s3://a/5.jpg", "s3://b/5.jpg", "file:///a/5.jpg")] == [
+        True,
+        False,
+        False,
+    ]
     with pytest.raises(BackendUnavailable, match="away"):
-        patience.try_with(trouble)
+        patience.check()
