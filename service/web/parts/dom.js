@@ -18,6 +18,9 @@ export function s(spec, props, ...children) {
   return fill(document.createElementNS(SVG, tag), classes, props, children);
 }
 
+/** A value's name; of one that is a path, the end stays in sight where it is too long: drives of one archive begin alike. */
+export const valueName = (name) => h(name.includes("/") ? "span.name.path" : "span.name", null, h("bdi", null, name));
+
 /** Attributes whose truth is a word: "true" and "false" differ, and being there says nothing. */
 const isWritten = (name) => name.startsWith("aria-") || name.startsWith("data-");
 

@@ -1,6 +1,6 @@
 // The filters beside the grid: every value with its count. A click adds it, the next turns it around, the third takes it away.
 
-import { h, put, s } from "./dom.js";
+import { h, put, s, valueName } from "./dom.js";
 import { count, words } from "./format.js";
 import { histogram } from "./histogram.js";
 
@@ -74,7 +74,7 @@ export function facetPanel({ change, span, terms }) {
     const hint = state === "on" ? "Click to leave these out" : state === "off" ? "Click to remove the filter" : "Click to show only these";
     const classes = [state, n === 0 && "zero"].filter(Boolean).map((one) => `.${one}`).join("");
     return h(`button.value${classes}`, { title: `${name}: ${hint}`, "aria-pressed": state === "on", style: { "--share": n / most }, onclick: () => change(key, text, next(key, text)) },
-      h("span.name", null, name), h("span.count", null, state === "off" ? `−${count(n)}` : count(n)));
+      valueName(name), h("span.count", null, state === "off" ? `−${count(n)}` : count(n)));
   }
 
   /** What a click on a value leads to, from the filter as it is at that moment: the counts may still be on their way. */

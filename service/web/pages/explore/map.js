@@ -3,7 +3,7 @@
 import { get, post, previewUrl } from "../../parts/api.js";
 import { openBatchDialog } from "../../parts/batch_dialog.js";
 import { openDetail } from "../../parts/detail.js";
-import { emptiness, h, put } from "../../parts/dom.js";
+import { emptiness, h, put, valueName } from "../../parts/dom.js";
 import { refusal } from "../../parts/fault.js";
 import { count, plural, words } from "../../parts/format.js";
 import { markFrame } from "../../parts/marks.js";
@@ -179,8 +179,8 @@ class MapPage {
     };
     return put(this.side, h("h3", null, this.chosen ? words(BEYOND[this.chosen] ?? this.chosen) : "Legend"),
       this.scale && this.ramp(),
-      this.entries.map(([name, n], code) => h(dimmed.has(code) ? "button.entry.off" : "button.entry", { "aria-pressed": !dimmed.has(code), title: "Click: step back, or forth", onclick: () => flip(code) },
-        h("i", { style: { background: this.colours[code] } }), h("span.name", null, name), h("span.count", null, count(n)))),
+      this.entries.map(([name, n], code) => h(dimmed.has(code) ? "button.entry.off" : "button.entry", { "aria-pressed": !dimmed.has(code), title: `${name}: click to step back, or forth`, onclick: () => flip(code) },
+        h("i", { style: { background: this.colours[code] } }), valueName(name), h("span.count", null, count(n)))),
       h("p.faint", null, "Drag to move, wheel to zoom, point at a dot for its picture, click to open it. Lasso, or Shift and drag, takes many."));
   }
 
